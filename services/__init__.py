@@ -1,0 +1,1 @@
+"""The four services. Each is a process of its own; none imports another."""

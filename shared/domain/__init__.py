@@ -1,0 +1,1 @@
+"""Decisions and values of kernel module management. Pure: nothing here does I/O, reads a clock or knows a service."""
