@@ -13,7 +13,9 @@ from shared.domain.errors import PermanentError, TransientError
 
 IMAGE = "linux-image-"
 HEADERS = "linux-headers-"
-BUILD_PACKAGES = (HEADERS, "linux-kbuild-")
+COMPILER = "linux-compiler-"
+"""Empty packages that only name the compiler."""
+BUILD_PACKAGES = (HEADERS, "linux-kbuild-", COMPILER)
 FLAVOURS = ("amd64", "cloud-amd64", "rt-amd64")
 """Flavours of one kernel version; each is a different kernel for a module."""
 
@@ -50,13 +52,13 @@ class Kernel:
         version: as `uname -r` and `Node.status.nodeInfo.kernelVersion` say it.
         vmlinuz: the bootable image.
         headers: the .deb files to unpack into a build image.
-        compiler: the package whose compiler the kernel was built with, such as `gcc-12`.
+        requirements: the packages that a module build needs beside the headers, such as `gcc-12`.
     """
 
     version: str
     vmlinuz: Path
     headers: tuple[Path, ...]
-    compiler: str
+    requirements: tuple[str, ...]
 
 
 def cache_directory() -> Path:
@@ -66,7 +68,7 @@ def cache_directory() -> Path:
 
 
 def offered_packages() -> Mapping[str, Package]:
-    """Return the kernel and compiler packages that the machine's apt offers, by name.
+    """Return the kernel packages that the machine's apt offers, by name.
 
     Raises:
         NoKernels: apt is not there or does not answer.
@@ -84,10 +86,10 @@ def offered_packages() -> Mapping[str, Package]:
 
 
 def read_packages(text: str) -> Mapping[str, Package]:
-    """Return the packages of a Debian control file whose names begin with `linux-` or `gcc-`, by name."""
+    """Return the packages of a Debian control file whose names begin with `linux-`, by name."""
     packages = {}
     for stanza in text.split("\n\n"):
-        if not stanza.lstrip().startswith(("Package: linux-", "Package: gcc-")):
+        if not stanza.lstrip().startswith("Package: linux-"):
             continue
         fields = dict(
             line.split(": ", 1) for line in stanza.splitlines() if ": " in line and not line.startswith(" ")
@@ -148,29 +150,29 @@ def choose_versions(offered: Iterable[str]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def build_packages(packages: Mapping[str, Package], version: str) -> tuple[tuple[Package, ...], str]:
-    """Return what a module build for a kernel version needs: packages to unpack, and the compiler's package.
+def build_packages(
+    packages: Mapping[str, Package], version: str
+) -> tuple[tuple[Package, ...], tuple[str, ...]]:
+    """Return what a module build for a kernel version needs: packages to unpack, and names of ordinary ones.
 
     Raises:
         NoKernels: a needed package is not offered.
 
     """
     needed: dict[str, Package] = {}
-    compilers: list[str] = []
+    ordinary: set[str] = set()
     open_names = [HEADERS + version]
     while open_names:
         name = open_names.pop()
-        if name.startswith("gcc-") and name.removeprefix("gcc-").isdigit():
-            compilers.append(name)
-        elif name.startswith((*BUILD_PACKAGES, "linux-compiler-")) and name not in needed:
+        if name.startswith(BUILD_PACKAGES) and name not in needed:
             if name not in packages:
                 raise NoKernels(f"kernel {version} needs package {name}, which apt does not offer. Run apt update.")
             needed[name] = packages[name]
             open_names.extend(packages[name].depends)
-    if not compilers:
-        raise NoKernels(f"the packages of kernel {version} name no compiler (gcc-N).")
-    unpacked = tuple(needed[name] for name in sorted(needed) if name.startswith(BUILD_PACKAGES))
-    return unpacked, compilers[0]
+        elif not name.startswith("linux-"):
+            ordinary.add(name)
+    unpacked = tuple(needed[name] for name in sorted(needed) if not name.startswith(COMPILER))
+    return unpacked, tuple(sorted(ordinary))
 
 
 def fetch_kernels(
@@ -209,9 +211,9 @@ def fetch_kernels(
             version=version,
             vmlinuz=_cached_file(cache, image),
             headers=tuple(_cached_file(cache, package) for package in headers),
-            compiler=compiler,
+            requirements=requirements,
         )
-        for version, (image, headers, compiler) in plan.items()
+        for version, (image, headers, requirements) in plan.items()
     )
 
 
