@@ -91,7 +91,9 @@ class Bus:
                 task = group.create_task(self._handle(message[0], handler, queue))
                 task.add_done_callback(lambda _: slots.release())
 
-    async def consume_batches(self, queue: Queue, handler: BatchHandler, *, batch: int, stop: asyncio.Event) -> None:
+    async def consume_batches(
+        self, queue: Queue, handler: BatchHandler, *, batch: int, stop: asyncio.Event
+    ) -> None:
         """Hand up to `batch` messages at once to `handler` until `stop` is set; one verdict counts for all."""
         async for messages in self._messages(queue, batch=batch, stop=stop):
             if not messages:
@@ -191,7 +193,7 @@ async def connect(url: str, *, name: str) -> Bus:
 async def _verdict_of(handling: Awaitable[Verdict], queue: Queue) -> Verdict:
     try:
         return await handling
-    except Exception:  # noqa: BLE001 - whatever a handler raises, its message must come again
+    except Exception:
         log.exception("bus.handler_failed", stream=queue.stream)
         return Retry(seconds=2.0)
 

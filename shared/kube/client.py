@@ -48,7 +48,9 @@ class Resource:
     version: str
     plural: str
 
-    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+    def path(
+        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
+    ) -> str:
         """The path of a collection, or of one object if `name` is given. Names are escaped."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         parts = [root]
@@ -62,7 +64,9 @@ class Resource:
         return "/".join(parts)
 
 
-MANAGED_CLUSTERS = Resource(group="cluster.open-cluster-management.io", version="v1", plural="managedclusters")
+MANAGED_CLUSTERS = Resource(
+    group="cluster.open-cluster-management.io", version="v1", plural="managedclusters"
+)
 MANIFEST_WORKS = Resource(group="work.open-cluster-management.io", version="v1", plural="manifestworks")
 MODULES = Resource(group="hub.kmm.sigs.x-k8s.io", version="v1beta1", plural="managedclustermodules")
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps")
@@ -87,11 +91,13 @@ class KubeClient:
         """
         configuration = kubernetes_client.Configuration()
         try:
-            await kubernetes_config.load_config(
+            await kubernetes_config.load_config(  # type: ignore[no-untyped-call]
                 config_file=str(kubeconfig) if kubeconfig else None, client_configuration=configuration
             )
         except kubernetes_config.ConfigException as error:
-            raise NoHub(f"no hub is configured: set KUBECONFIG to the hub's kubeconfig file ({error})") from error
+            raise NoHub(
+                f"no hub is configured: set KUBECONFIG to the hub's kubeconfig file ({error})"
+            ) from error
         return cls(configuration)
 
     async def __aenter__(self) -> Self:
@@ -118,9 +124,7 @@ class KubeClient:
         if self._session is not None:
             await self._session.close()
 
-    async def get(
-        self, resource: Resource, name: str, *, namespace: str | None = None
-    ) -> dict[str, Any]:
+    async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> dict[str, Any]:
         """Read one object. Raises NotFound."""
         return await self._request("GET", resource.path(namespace, name))
 
@@ -155,7 +159,13 @@ class KubeClient:
         )
 
     async def apply(
-        self, resource: Resource, name: str, body: Mapping[str, Any], *, manager: str, namespace: str | None = None
+        self,
+        resource: Resource,
+        name: str,
+        body: Mapping[str, Any],
+        *,
+        manager: str,
+        namespace: str | None = None,
     ) -> dict[str, Any]:
         """Server-side apply, taking over fields that others manage."""
         return await self._request(
@@ -170,7 +180,9 @@ class KubeClient:
         self, resource: Resource, name: str, *, namespace: str | None = None, uid: str | None = None
     ) -> None:
         """Delete an object, and only the one with `uid` if given. Raises NotFound, Conflict."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions"} | ({"preconditions": {"uid": uid}} if uid else {})
+        body = {"apiVersion": "v1", "kind": "DeleteOptions"} | (
+            {"preconditions": {"uid": uid}} if uid else {}
+        )
         await self._request("DELETE", resource.path(namespace, name), body=body)
 
     async def watch(
@@ -195,7 +207,9 @@ class KubeClient:
                 resource.path(namespace), params=query, headers=await self._headers(), timeout=timeout
             ) as response:
                 if response.status != 200:
-                    raise _error_for(response.status, await response.read(), "watch", resource.plural, response.headers)
+                    raise _error_for(
+                        response.status, await response.read(), "watch", resource.plural, response.headers
+                    )
                 async for line in response.content:
                     yield line
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -219,7 +233,9 @@ class KubeClient:
         try:
             async with (
                 self._seats,
-                self._open_session().request(method, path, data=data, params=query, headers=headers) as response,
+                self._open_session().request(
+                    method, path, data=data, params=query, headers=headers
+                ) as response,
             ):
                 answer = await response.read()
                 if response.status >= 400:
@@ -234,10 +250,9 @@ class KubeClient:
         return self._session
 
     async def _headers(self) -> dict[str, str]:
-        settings = await self._configuration.auth_settings()
-        headers = {"Accept": "application/json"}
-        headers |= {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
-        return headers
+        settings: Mapping[str, Any] = await self._configuration.auth_settings()
+        tokens = {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
+        return {"Accept": "application/json"} | tokens
 
 
 def _error_for(status: int, answer: bytes, method: str, path: str, headers: Mapping[str, str]) -> HubError:
@@ -250,5 +265,11 @@ def _error_for(status: int, answer: bytes, method: str, path: str, headers: Mapp
     if status == 429 or status >= 500:
         retry_after = headers.get("Retry-After", "")
         return ApiUnavailable(text, retry_after=float(retry_after) if retry_after.isdecimal() else None)
-    by_status: dict[int, type[HubError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone}
+    by_status: dict[int, type[HubError]] = {
+        401: Forbidden,
+        403: Forbidden,
+        404: NotFound,
+        409: Conflict,
+        410: Gone,
+    }
     return by_status.get(status, Refused)(text)

@@ -12,7 +12,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -24,8 +24,6 @@ from shared.kube.errors import ApiUnavailable, Gone
 log = structlog.get_logger()
 
 MAX_BACKOFF_SECONDS = 30.0
-
-T = TypeVar("T")
 
 
 class Metadata(msgspec.Struct, rename="camel"):
@@ -40,6 +38,15 @@ class Metadata(msgspec.Struct, rename="camel"):
     annotations: dict[str, str] | None = None
     finalizers: list[str] | None = None
     deletion_timestamp: str | None = None
+
+
+class HasMetadata(Protocol):
+    """Any partial type of an API object."""
+
+    metadata: Metadata
+
+
+T = TypeVar("T", bound=HasMetadata)
 
 
 class _ListMetadata(msgspec.Struct, rename="camel"):
@@ -111,7 +118,9 @@ class Reflector(Generic[T]):
                 continue
             except HubError as error:
                 log.warning("watch.failed", resource=self._resource.plural, error=str(error))
-                pause = error.retry_after if isinstance(error, ApiUnavailable) and error.retry_after else backoff
+                pause = (
+                    error.retry_after if isinstance(error, ApiUnavailable) and error.retry_after else backoff
+                )
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
@@ -127,14 +136,16 @@ class Reflector(Generic[T]):
             for raw in page.items:
                 item = self._decode(raw)
                 if item is not None:
-                    keys.add(_key(item))
+                    keys.add(object_key(item))
                     yield Seen(object=item)
                 else:
                     keys.add(_raw_key(raw))
             version, token = page.metadata.resource_version, page.metadata.continue_
         yield Listed(keys=frozenset(keys), resource_version=int(version))
         while not stop.is_set():
-            async for line in self._kube.watch(self._resource, resource_version=version, namespace=self._namespace):
+            async for line in self._kube.watch(
+                self._resource, resource_version=version, namespace=self._namespace
+            ):
                 event = msgspec.json.decode(line, type=_Event)
                 if event.type == "BOOKMARK":
                     version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
@@ -151,7 +162,9 @@ class Reflector(Generic[T]):
         try:
             return self._decoder.decode(raw)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            log.warning("watch.undecodable", resource=self._resource.plural, key=_raw_key(raw), error=str(error))
+            log.warning(
+                "watch.undecodable", resource=self._resource.plural, key=_raw_key(raw), error=str(error)
+            )
             return None
 
 
@@ -159,12 +172,13 @@ class _OnlyMetadata(msgspec.Struct):
     metadata: Metadata
 
 
-def _key(item: Any) -> tuple[str, str]:
+def object_key(item: HasMetadata) -> tuple[str, str]:
+    """(namespace, name); the namespace of a cluster-scoped object is empty."""
     return (item.metadata.namespace, item.metadata.name)
 
 
 def _raw_key(raw: msgspec.Raw) -> tuple[str, str]:
-    return _key(msgspec.json.decode(raw, type=_OnlyMetadata))
+    return object_key(msgspec.json.decode(raw, type=_OnlyMetadata))
 
 
 def _watch_error(raw: msgspec.Raw, resource: Resource) -> HubError:

@@ -47,7 +47,9 @@ clusters = sa.Table(
     sa.Column("is_deleting", sa.Boolean, nullable=False),
     sa.Column("resource_version", sa.BigInteger, nullable=False),
     sa.Index("ix_clusters_kernels", "kernels", postgresql_using="gin"),
-    sa.Index("ix_clusters_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+    sa.Index(
+        "ix_clusters_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}
+    ),
 )
 
 modules = sa.Table(
@@ -88,9 +90,11 @@ works = sa.Table(
     sa.Column("uid", sa.Text, nullable=False),
     sa.Column("module", sa.Text, comment="our label; null on a work that is not ours"),
     sa.Column("content_hash", sa.Text, comment="our annotation: the hash of what we meant to post"),
-    sa.Column("observed_hash", sa.Text, nullable=False, comment="hash of spec, label and annotations as stored"),
+    sa.Column(
+        "observed_hash", sa.Text, nullable=False, comment="hash of spec, label and annotations as stored"
+    ),
     sa.Column("posted_hash", sa.Text, comment="observed_hash right after our own last write"),
-    sa.Column("served", ARRAY(sa.Text), nullable=False, comment="literals of the shipped kernel mappings"),
+    sa.Column("served", JSONB, nullable=False, comment="literals of the shipped mappings, with their images"),
     sa.Column("conditions", JSONB, nullable=False),
     sa.Column("feedback", JSONB, nullable=False),
     sa.Column("is_deleting", sa.Boolean, nullable=False),
@@ -125,7 +129,9 @@ artifacts = sa.Table(
     sa.Column("source", sa.Text, comment="name@digest of the image to sign or to ship"),
     sa.Column("source_is_adopted", sa.Boolean, nullable=False, server_default="false"),
     sa.Column("digest", sa.Text, comment="digest to ship, once ready"),
-    sa.Column("signed_by", sa.Text, comment="SHA-256 fingerprint of the certificate whose signature was verified"),
+    sa.Column(
+        "signed_by", sa.Text, comment="SHA-256 fingerprint of the certificate whose signature was verified"
+    ),
     sa.Column("reason", sa.Text),
     sa.Column("message", sa.Text),
     sa.Column("log_tail", sa.Text),
@@ -137,7 +143,9 @@ artifacts = sa.Table(
         "state IN ('wanted', 'building', 'built', 'signing', 'ready', 'failed')", name="state_is_known"
     ),
     sa.CheckConstraint("state <> 'ready' OR digest IS NOT NULL", name="ready_has_digest"),
-    sa.Index("ix_artifacts_due", "announce_after", postgresql_where=sa.text("state NOT IN ('ready', 'failed')")),
+    sa.Index(
+        "ix_artifacts_due", "announce_after", postgresql_where=sa.text("state NOT IN ('ready', 'failed')")
+    ),
 )
 
 module_kernels = sa.Table(

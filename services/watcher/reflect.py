@@ -1,0 +1,112 @@
+"""One resource from the API server into Postgres: reflect, gather into batches, record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import structlog
+from prometheus_client import Counter, Gauge
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.kube.reflector import HasMetadata, Listed, Reflector, Removed, Seen, object_key
+from shared.relay.relay import Relay
+from shared.store.database import Connection, Engine
+
+log = structlog.get_logger()
+
+MAX_BATCH = 500
+RETRY_SECONDS = 1.0
+
+EVENTS = Counter("kmmhub_watch_events_total", "Objects seen or removed, by resource.", ["resource"])
+SYNCED = Gauge("kmmhub_watch_synced", "1 once the resource was listed completely, by resource.", ["resource"])
+
+T = TypeVar("T", bound=HasMetadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorder(Generic[T]):
+    """How batches of a kind are stored. Each function gets the open transaction."""
+
+    seen: Callable[[Connection, Sequence[T]], Awaitable[None]]
+    removed: Callable[[Connection, Sequence[T]], Awaitable[None]]
+    listed: Callable[[Connection, Listed], Awaitable[None]]
+
+
+async def reflect(
+    reflector: Reflector[T],
+    recorder: Recorder[T],
+    *,
+    resource: str,
+    engine: Engine,
+    relay: Relay,
+    stop: asyncio.Event,
+) -> None:
+    """Record everything that the reflector yields, until `stop` is set.
+
+    A batch that cannot be stored is tried again: nothing that was read is lost while Postgres is away.
+    """
+    queue: asyncio.Queue[Seen[T] | Removed[T] | Listed] = asyncio.Queue(maxsize=4 * MAX_BATCH)
+
+    async def fill() -> None:
+        async for happening in reflector.run(stop):
+            await queue.put(happening)
+
+    filling = asyncio.create_task(fill())
+    try:
+        while not stop.is_set():
+            batch = await _next_batch(queue, stop)
+            if batch and await _record(batch, recorder, engine, resource, stop):
+                relay.wake()
+                if isinstance(batch[-1], Listed):
+                    SYNCED.labels(resource).set(1)
+                    log.info("watch.listed", resource=resource, objects=len(batch[-1].keys))
+    finally:
+        filling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await filling
+
+
+async def _next_batch(queue: asyncio.Queue[Any], stop: asyncio.Event) -> list[Any]:
+    """Everything that waits, but no more than a batch; a `Listed` ends one."""
+    batch: list[Any] = []
+    with contextlib.suppress(TimeoutError):
+        batch.append(await asyncio.wait_for(queue.get(), 0.5))
+    while batch and not isinstance(batch[-1], Listed) and len(batch) < MAX_BATCH and not stop.is_set():
+        try:
+            batch.append(queue.get_nowait())
+        except asyncio.QueueEmpty:
+            break
+    return batch
+
+
+async def _record(
+    batch: list[Any], recorder: Recorder[T], engine: Engine, resource: str, stop: asyncio.Event
+) -> bool:
+    """Store one batch in one transaction. Returns false if `stop` was set before it could be."""
+    last: dict[tuple[str, str], Seen[T] | Removed[T]] = {}
+    for happening in batch:
+        if not isinstance(happening, Listed):
+            last[object_key(happening.object)] = happening
+    EVENTS.labels(resource).inc(len(last))
+    while not stop.is_set():
+        try:
+            async with engine.begin() as connection:
+                await recorder.seen(
+                    connection, [one.object for one in last.values() if isinstance(one, Seen)]
+                )
+                await recorder.removed(
+                    connection, [one.object for one in last.values() if isinstance(one, Removed)]
+                )
+                if isinstance(batch[-1], Listed):
+                    await recorder.listed(connection, batch[-1])
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("watch.not_recorded", resource=resource, error=str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+        else:
+            return True
+    return False

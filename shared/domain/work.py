@@ -1,0 +1,124 @@
+"""A ManifestWork as the hub stores it, reduced to what decisions need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.domain.canonical import content_hash
+
+MODULE_LABEL = "kmm.node.kubernetes.io/managedclustermodule.name"
+"""Upstream's label: the ManagedClusterModule that a work belongs to. A work without it is not ours."""
+
+HASH_ANNOTATION = "hub.kmm.sigs.x-k8s.io/content-hash"
+"""The hash of what we meant to post; equal hashes need no write."""
+
+IMAGES_ANNOTATION = "hub.kmm.sigs.x-k8s.io/images"
+"""JSON object from each shipped `name@digest` to the tag that the user wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkCondition:
+    """One condition of a work; trust it only if `observed_generation` is the work's generation."""
+
+    status: str
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedWork:
+    """A ManifestWork at one resourceVersion.
+
+    Attributes:
+        module: the value of MODULE_LABEL, None on somebody else's work.
+        content_hash: the value of HASH_ANNOTATION.
+        observed_hash: hash of everything in it that we write; differs from what it was after our own write
+            if somebody edited the work.
+        served: kernels (literals) of the shipped mappings, with their images.
+        conditions: by type; those of an older generation are left out.
+        feedback: values that the spoke sent back, by name.
+        is_gone: the work was deleted, as of `resource_version`.
+    """
+
+    cluster: str
+    name: str
+    uid: str
+    resource_version: int
+    module: str | None = None
+    content_hash: str | None = None
+    observed_hash: str = ""
+    served: Mapping[str, str]
+    conditions: Mapping[str, WorkCondition]
+    feedback: Mapping[str, Any]
+    is_deleting: bool = False
+    is_gone: bool = False
+
+
+def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedWork:
+    """Read a ManifestWork as the API server returns it."""
+    metadata = work["metadata"]
+    labels = metadata.get("labels") or {}
+    annotations = metadata.get("annotations") or {}
+    spec = work.get("spec") or {}
+    status = work.get("status") or {}
+    return ObservedWork(
+        cluster=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        module=labels.get(MODULE_LABEL),
+        content_hash=annotations.get(HASH_ANNOTATION),
+        observed_hash=content_hash(
+            {
+                "spec": spec,
+                "label": labels.get(MODULE_LABEL),
+                "hash": annotations.get(HASH_ANNOTATION),
+                "images": annotations.get(IMAGES_ANNOTATION),
+            }
+        ),
+        served=_served(spec),
+        conditions=_conditions(status, metadata.get("generation", 0)),
+        feedback=_feedback(status),
+        is_deleting=metadata.get("deletionTimestamp") is not None,
+        is_gone=is_gone,
+    )
+
+
+def _served(spec: Mapping[str, Any]) -> dict[str, str]:
+    manifests = (spec.get("workload") or {}).get("manifests") or []
+    served: dict[str, str] = {}
+    for manifest in manifests:
+        loader = (
+            (manifest.get("spec") or {}).get("moduleLoader") if manifest.get("kind") == "Module" else None
+        )
+        for mapping in ((loader or {}).get("container") or {}).get("kernelMappings") or []:
+            if mapping.get("literal"):
+                served[mapping["literal"]] = mapping.get("containerImage") or ""
+    return served
+
+
+def _conditions(status: Mapping[str, Any], generation: int) -> dict[str, WorkCondition]:
+    return {
+        condition["type"]: WorkCondition(
+            status=condition["status"],
+            reason=condition.get("reason", ""),
+            message=condition.get("message", ""),
+            observed_generation=condition.get("observedGeneration", 0),
+        )
+        for condition in status.get("conditions") or []
+        if condition.get("observedGeneration", generation) >= generation
+    }
+
+
+def _feedback(status: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for manifest in (status.get("resourceStatus") or {}).get("manifests") or []:
+        for value in (manifest.get("statusFeedback") or {}).get("values") or []:
+            field = value.get("fieldValue") or {}
+            values[value["name"]] = next(
+                (field[kind] for kind in ("integer", "string", "boolean", "jsonRaw") if kind in field), None
+            )
+    return values

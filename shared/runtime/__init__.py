@@ -1,0 +1,1 @@
+"""How a process of ours lives: settings, logs, health, metrics, shutdown. No word of the domain stands here."""

@@ -1,0 +1,62 @@
+"""Settings that every service shares, read from the environment once and passed on from `main`."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.domain.errors import PermanentError
+
+SettingsT = TypeVar("SettingsT", bound="ServiceSettings")
+
+
+class InvalidSettings(PermanentError):
+    """The environment lacks a setting, or one cannot be read."""
+
+    reason = "InvalidSettings"
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs. KUBECONFIG is read by the Kubernetes client itself."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    nats_url: SecretStr
+    """`nats://[user:password@]host:port` (NATS_URL)."""
+
+    database_url: SecretStr
+    """`postgresql://user:password@host:port/database` (DATABASE_URL)."""
+
+    operator_namespace: str = "kmm-operator-system"
+    """Where ConfigMaps and Secrets that modules name are looked up (OPERATOR_NAMESPACE)."""
+
+    health_bind: str = Field(default="127.0.0.1:0", validation_alias="KMMHUB_HEALTH_BIND")
+    """host:port of /healthz, /readyz and /metrics; port 0 picks a free one and logs it."""
+
+    log_format: Literal["json", "console"] = Field(default="json", validation_alias="KMMHUB_LOG_FORMAT")
+    """`json` for machines, `console` for people."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", validation_alias="KMMHUB_LOG_LEVEL"
+    )
+    """The least severe level that is logged."""
+
+
+def read_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read settings from the environment.
+
+    Raises:
+        InvalidSettings: naming each variable that is missing or wrong, without its value.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise InvalidSettings(
+            f'the environment is incomplete: {problems}. For the local hub: eval "$(kmmhub dev env)"'
+        ) from None
