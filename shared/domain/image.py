@@ -27,7 +27,7 @@ _MAX_NAME = 255
 _EXAMPLE = "write it like registry.example:5000/team/module:1.0 or …/module@sha256:…"
 
 
-class InvalidImageReference(PermanentError):  # noqa: N818
+class InvalidImageReference(PermanentError):
     """A text that is no image reference, digest or tag; the message quotes it."""
 
     reason = "InvalidImageReference"

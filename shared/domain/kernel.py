@@ -26,7 +26,7 @@ _GO_ARCHITECTURE = {
 }
 
 
-class InvalidKernel(PermanentError):  # noqa: N818
+class InvalidKernel(PermanentError):
     """A text that is not a kernel release; the message quotes it."""
 
     reason = "InvalidKernel"
