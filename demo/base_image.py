@@ -136,7 +136,13 @@ def push_images(
         raise BaseImageFailed("copying the base images needs skopeo: apt install skopeo")
     for image in (BUILD_IMAGE, RUN_IMAGE):
         destination = f"{registry}/{image}:{TAG}"
-        command = ["skopeo", "copy", "--quiet", "--insecure-policy", f"--dest-tls-verify={str(verify_tls).lower()}"]
+        command = [
+            "skopeo",
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            f"--dest-tls-verify={str(verify_tls).lower()}",
+        ]
         command += [f"oci:{layout}:{image}", f"docker://{destination}"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COPY_TIMEOUT)
@@ -180,7 +186,15 @@ def _make_toolchain(
         root = Path(name)
         progress(f"installing {suite} with {', '.join(packages)} (about 40 s, once)")
         # In a mount namespace of its own: what debootstrap mounts can then never be deleted with the directory.
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "debootstrap", "--variant=minbase"]
+        command = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "debootstrap",
+            "--variant=minbase",
+        ]
         command += [f"--include={','.join(packages)}", suite, name, mirror]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEBOOTSTRAP_TIMEOUT)
@@ -195,8 +209,9 @@ def _make_toolchain(
         patterns = [f"--exclude=./{pattern}" for pattern in LEFT_OUT]
         command = ["tar", "-C", name, "--numeric-owner", "--sort=name", *patterns, "-cf", "-", "."]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as archiver:
-            assert archiver.stdout is not None
-            layer = _store_stream(iter(lambda: archiver.stdout.read(1 << 20), b""), layout)
+            archive = archiver.stdout
+            assert archive is not None
+            layer = _store_stream(iter(lambda: archive.read(1 << 20), b""), layout)
         if archiver.returncode != 0:
             raise BaseImageFailed(f"tar ended with {archiver.returncode}; is the disk of {layout} full?")
     return layer
@@ -228,7 +243,9 @@ def _store_stream(chunks: Iterable[bytes], layout: Path) -> Layer:
         size += file.write(block)
     digest = packed.hexdigest()
     Path(file.name).replace(_blob(layout, digest))
-    return Layer(digest=f"sha256:{digest}", diff_id=f"sha256:{plain.hexdigest()}", size=size, compression="zstd")
+    return Layer(
+        digest=f"sha256:{digest}", diff_id=f"sha256:{plain.hexdigest()}", size=size, compression="zstd"
+    )
 
 
 def _store_archive(archive: bytes, layout: Path) -> Layer:
@@ -247,9 +264,7 @@ def _busybox_archive() -> bytes:
     program = shutil.which("busybox")
     if program is None:
         raise BaseImageFailed("the image kmod-run needs a static busybox: apt install busybox-static")
-    answer = subprocess.run(
-        [program, "--list-full"], check=True, capture_output=True, text=True, timeout=10
-    )
+    answer = subprocess.run([program, "--list-full"], check=True, capture_output=True, text=True, timeout=10)
     names = [name for name in answer.stdout.split() if name != "bin/busybox"]
     return _archive({"bin/busybox": Path(program).read_bytes()}, links=dict.fromkeys(names, "/bin/busybox"))
 
@@ -279,6 +294,7 @@ def _store_image(layers: Sequence[Layer], layout: Path) -> tuple[str, int]:
             "os": "linux",
             "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]},
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+            "history": [{"created_by": "kmm-hub demo"} for _ in layers],  # buildah wants one for each layer
         }
     ).encode()
     manifest = json.dumps(

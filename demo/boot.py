@@ -253,7 +253,14 @@ def _machine(kernel: Kernel, directory: Path) -> list[str]:
         *("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1024"),
         *("-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"),
         *("-drive", code, "-drive", variables),
-        *("-kernel", str(kernel.vmlinuz), "-initrd", str(directory / "initial-disk"), "-append", COMMAND_LINE),
+        *(
+            "-kernel",
+            str(kernel.vmlinuz),
+            "-initrd",
+            str(directory / "initial-disk"),
+            "-append",
+            COMMAND_LINE,
+        ),
     ]
 
 

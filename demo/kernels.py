@@ -166,7 +166,9 @@ def build_packages(
         name = open_names.pop()
         if name.startswith(BUILD_PACKAGES) and name not in needed:
             if name not in packages:
-                raise NoKernels(f"kernel {version} needs package {name}, which apt does not offer. Run apt update.")
+                raise NoKernels(
+                    f"kernel {version} needs package {name}, which apt does not offer. Run apt update."
+                )
             needed[name] = packages[name]
             open_names.extend(packages[name].depends)
         elif not name.startswith("linux-"):
