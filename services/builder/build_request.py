@@ -54,11 +54,12 @@ class BuiltImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """Where the files of one build are. `secrets` is a directory that only we may enter."""
+    """Where the files of one build are, and how it is isolated. Only we may enter the directory `secrets`."""
 
     private: Path
     secrets: Path
     configuration: Path
+    isolation: str
 
     @property
     def context(self) -> Path:
@@ -86,16 +87,17 @@ class Workspace:
         return self.secrets / "auth.json"
 
 
-def build_arguments(request: BuildRequest, workspace: Workspace, isolation: str) -> list[str]:
+def build_arguments(request: BuildRequest, workspace: Workspace) -> list[str]:
     """Return the arguments that build a request's image, without the program's name.
 
     `--pull-always` also refuses image IDs in FROM: they would name images of other users in the storage.
     """
-    arguments = ["bud", f"--isolation={isolation}", "--layers", "--force-rm", "--pull-always"]
+    arguments = ["bud", f"--isolation={workspace.isolation}", "--force-rm", "--pull-always"]
     arguments += ["--retry=1", "--retry-delay=1s", f"--authfile={workspace.auth_file}"]
     arguments += [f"--signature-policy={workspace.configuration / 'pull-policy.json'}"]
     if not request.verify_base_image_tls:
         arguments.append("--tls-verify=false")
+    arguments.append(f"--layers={'false' if request.secrets else 'true'}")
     if not request.use_cache or request.secrets:
         arguments.append("--no-cache")
     arguments += [f"--build-arg={name}={value}" for name, value in request.build_args.items()]

@@ -28,7 +28,12 @@ from services.builder.buildah_failure import BuildahMissing, BuildFailed, BuildT
 __all__ = ["BuildRequest", "Buildah", "BuiltImage"]
 
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-NAMESPACES = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+"""Puts a build into namespaces of its own, which end with the build and with this process."""
+
 MINIMUM_FREE_BYTES = 8 << 30
 """Cached layers are dropped when the disk has less room than this."""
 
@@ -96,6 +101,7 @@ class Buildah:
             BuildTimedOut: the time limit was reached; everything that belonged to the build was killed.
             BuildahMissing: buildah is not installed or cannot run here.
             RegistryUnavailable: a registry or the network failed.
+            BuildInterrupted: something outside killed buildah.
 
         """
         hidden = [content for files in request.secrets.values() for content in files.values()]
@@ -114,21 +120,25 @@ class Buildah:
         return BuiltImage(digest=digest, log_tail=log.tail())
 
     async def _build_and_push(self, request: BuildRequest, workspace: Workspace, log: BuildLog) -> str:
-        await self._step(
-            Step.BUILD, build_arguments(request, workspace, self._isolation), request, workspace, log
-        )
-        await self._step(Step.PUSH, push_arguments(request, workspace), request, workspace, log)
+        try:
+            for step, arguments in ((Step.BUILD, build_arguments), (Step.PUSH, push_arguments)):
+                code = await self._run(
+                    arguments(request, workspace), temporary=workspace.private, feed=log.feed
+                )
+                log.close()
+                if code != 0:
+                    raise explain(
+                        step=step,
+                        exit_code=code,
+                        log_tail=log.tail(),
+                        instruction=log.instruction,
+                        destination=request.destination,
+                    )
+        finally:
+            if request.secrets and workspace.image_file.exists():
+                # Layers that saw a secret must not become another build's cache.
+                await self._upkeep("rmi", "--force", workspace.image_file.read_text().strip())
         return workspace.digest_file.read_text().strip()
-
-    async def _step(
-        self, step: Step, arguments: Sequence[str], request: BuildRequest, workspace: Workspace, log: BuildLog
-    ) -> None:
-        if await self._run(arguments, temporary=workspace.private, feed=log.feed) != 0:
-            log.close()
-            raise explain(
-                step=step, log_tail=log.tail(), instruction=log.instruction, destination=request.destination
-            )
-        log.close()
 
     async def _run(
         self, arguments: Sequence[str], *, temporary: Path, feed: Callable[[bytes], None] = lambda _: None
@@ -200,6 +210,7 @@ class Buildah:
             self._configuration / "registries.conf.d",
         ):
             folder.mkdir(parents=True, exist_ok=True)
+        self._root.chmod(0o700)
         self._runroot.chmod(0o700)
         self._configure("containers.conf", "")
         self._configure("pull-policy.json", PULL_POLICY)
@@ -224,14 +235,17 @@ class Buildah:
     async def _tidy(self) -> None:
         """Drop working containers of interrupted builds, and the cache if the disk is nearly full."""
         if self._leftovers:
-            await self._upkeep("rm", "--all")
-            self._leftovers = False
+            self._leftovers = await self._upkeep("rm", "--all") != 0
         if shutil.disk_usage(self._root).free < self._minimum_free_bytes:
             await self._upkeep("rmi", "--all", "--force")
 
     async def _upkeep(self, *arguments: str) -> int:
-        async with asyncio.timeout(UPKEEP_TIMEOUT):
-            return await self._run(arguments, temporary=self._root / "work")
+        """Run buildah on the storage alone; an exit code other than 0 means that it did not work this time."""
+        try:
+            async with asyncio.timeout(UPKEEP_TIMEOUT):
+                return await self._run(arguments, temporary=self._root / "work")
+        except TimeoutError:
+            return -1
 
     def _configure(self, name: str, text: str) -> None:
         (self._configuration / name).write_text(text)
@@ -244,7 +258,10 @@ class Buildah:
             tempfile.TemporaryDirectory(dir=self._runroot, prefix="secrets-") as secrets,
         ):
             workspace = Workspace(
-                private=Path(private), secrets=Path(secrets), configuration=self._configuration
+                private=Path(private),
+                secrets=Path(secrets),
+                configuration=self._configuration,
+                isolation=self._isolation,
             )
             workspace.context.mkdir()
             workspace.dockerfile.write_text(request.dockerfile)

@@ -89,13 +89,28 @@ class RegistryUnavailable(TransientError):
         self.log_tail = log_tail
 
 
-def explain(*, step: Step, log_tail: str, instruction: str, destination: str) -> HubError:
+class BuildInterrupted(TransientError):
+    """Something outside, such as the kernel's memory killer, ended buildah.
+
+    Attributes:
+        log_tail: the end of the build's log.
+    """
+
+    reason = "BuildInterrupted"
+
+    def __init__(self, message: str, *, log_tail: str = "") -> None:
+        super().__init__(message)
+        self.log_tail = log_tail
+
+
+def explain(*, step: Step, exit_code: int, log_tail: str, instruction: str, destination: str) -> HubError:
     """Return the error that a failed run of buildah stands for.
 
     Only buildah's own last words are judged: what the instructions of a Dockerfile print is the user's text.
 
     Args:
         step: what buildah was doing.
+        exit_code: what it ended with; negative for a signal, as in `subprocess`.
         log_tail: the end of its output, ending with its error.
         instruction: the Dockerfile's instruction that ran last; empty if none did.
         destination: the image to be pushed.
@@ -103,6 +118,8 @@ def explain(*, step: Step, log_tail: str, instruction: str, destination: str) ->
     """
     words = _last_words(log_tail)
     where = f"pushing {destination}" if step is Step.PUSH else f"instruction {instruction!r}"
+    if exit_code < 0:
+        return BuildInterrupted(f"{where}: buildah was ended by signal {-exit_code}.", log_tail=log_tail)
     in_run = step is Step.BUILD and words.startswith('building at STEP "RUN')
     if not in_run and _holds(words, UNAVAILABLE):
         return RegistryUnavailable(f"{where}: the registry or network failed: {words}", log_tail=log_tail)
