@@ -109,7 +109,9 @@ class ArtifactRequest:
         rebuild an image.
         """
         request = request_to_json(self)
-        return content_hash({name: request[name] for name in ("kernel", "architecture", "build", "rebuild_trigger")})
+        return content_hash(
+            {name: request[name] for name in ("kernel", "architecture", "build", "rebuild_trigger")}
+        )
 
 
 def request_to_json(request: ArtifactRequest) -> dict[str, Json]:

@@ -119,6 +119,16 @@ class MappingIndex:
         self._taken: dict[str, int | None] = {}
         self._resolutions: dict[tuple[str, str, str], Resolution] = {}
 
+    @property
+    def broken(self) -> InvalidPattern | None:
+        """What is wrong with the first pattern that does not compile, whether or not a kernel reaches it."""
+        if self._broken is None:
+            return None
+        index, problem = self._broken
+        return InvalidPattern(
+            f"{CONTAINER_PATH}.kernelMappings[{index}].regexp: {self._entries[index].regexp!r} is not valid RE2: {problem}"
+        )
+
     def resolve(self, *, module_name: str, spoke_namespace: str, kernel: str) -> Resolution:
         """Return what `kernel` (as read from a claim) gets from the module.
 
@@ -177,11 +187,7 @@ class MappingIndex:
             self._taken[kernel] = self._walk(kernel)
         taken = self._taken[kernel]
         if self._broken is not None and (taken is None or taken > self._broken[0]):
-            index, problem = self._broken
-            raise InvalidPattern(
-                f"{CONTAINER_PATH}.kernelMappings[{index}].regexp: {self._entries[index].regexp!r} is not valid RE2: "
-                f"{problem}; kernel {kernel[:255]!r} is not taken by an earlier entry"
-            )
+            raise InvalidPattern(f"{self.broken}; kernel {kernel[:255]!r} is not taken by an earlier entry")
         return taken
 
     def _walk(self, kernel: str) -> int | None:

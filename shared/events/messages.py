@@ -44,7 +44,8 @@ class Changed(BaseModel):
     @property
     def subject(self) -> str:
         """`kmm.changed.<kind>.<hash of the key>`."""
-        return f"{SUBJECT_ROOT}.changed.{self.kind}.{_token(f'{self.namespace or ""}/{self.name}')}"
+        key = f"{self.namespace or ''}/{self.name}"
+        return f"{SUBJECT_ROOT}.changed.{self.kind}.{_token(key)}"
 
 
 class Requested(BaseModel):

@@ -129,10 +129,18 @@ class KubeClient:
         return await self._request("GET", resource.path(namespace, name))
 
     async def list_page(
-        self, resource: Resource, *, namespace: str | None = None, limit: int = 500, token: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        limit: int = 500,
+        token: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> bytes:
         """One page of a list, undecoded, so that the caller decodes only the fields it needs. Raises Gone."""
         query = {"limit": str(limit)} | ({"continue": token} if token else {})
+        if labels:
+            query["labelSelector"] = ",".join(f"{name}={value}" for name, value in labels.items())
         return await self._request_bytes("GET", resource.path(namespace), query=query)
 
     async def create(

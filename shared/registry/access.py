@@ -53,33 +53,41 @@ def registry_url(reference: ImageReference, access: RegistryAccess) -> URL:
 
 
 def check_address(url: URL, registry: URL) -> None:
-    """Nothing, if the hub may follow a registry's word to this address: a redirect, upload or token address.
+    """Nothing, if the hub may talk to this address: a registry's own, or one that a registry leads to.
 
-    A registry is named by a user and run by somebody, so its answers must not lead the hub to a clear-text
-    connection, to itself or to the cloud's metadata service.
+    A registry is named by a user and run by somebody, so neither may lead the hub to the cloud's metadata service,
+    and a redirect, upload or token address not to a clear-text connection or to the hub's own machine.
 
     Args:
-        url: the absolute address that the registry gave.
+        url: the absolute address.
         registry: the address the registry itself is reached by.
 
     Raises:
-        UnsafeAddress: it is not HTTPS though the registry is, or another host that is loopback or link-local.
+        UnsafeAddress: it is not HTTPS though the registry is, it is link-local, or another host that is loopback.
     """
     if url.scheme not in ({"https"} if registry.scheme == "https" else {"http", "https"}) or not url.host:
         raise UnsafeAddress(
             f"The registry {registry.authority} leads to {url.scheme}://{url.authority}, which is not HTTPS. "
             "Correct the registry's external address; set registryTLS.insecure only if it speaks plain HTTP."
         )
-    if url.host == registry.host or _is_loopback(registry):
-        return
-    if _is_loopback(url) or is_link_local(url.host):
+    stays = url.host == registry.host or _is_loopback(registry)
+    if is_link_local(url.host) or (_is_loopback(url) and not stays):
         raise UnsafeAddress(
-            f"The registry {registry.authority} leads to {url.authority}, inside the hub's own machine. "
+            f"The registry {registry.authority} leads to {url.authority}, an address that no registry has for others. "
             "Correct the registry's external address or use another registry."
         )
 
 
+def is_link_local(host: str) -> bool:
+    """Whether a host is given as a link-local IP address; metadata services of clouds live there."""
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        return False
+
+
 def _is_loopback(url: URL) -> bool:
+    """Whether it is this machine by name or number; 0.0.0.0 leads there too but is no address to serve others by."""
     host = (url.host or "").rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -87,12 +95,3 @@ def _is_loopback(url: URL) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def is_link_local(host: str) -> bool:
-    """Whether a host is given as a link-local or unspecified IP address; metadata services live there."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_link_local or address.is_unspecified

@@ -161,4 +161,4 @@ def _read_token(status: int, body: bytes, realm: URL) -> tuple[str, float]:
 
 
 def _basic(credentials: Credentials) -> str:
-    return aiohttp.BasicAuth(credentials.username, credentials.password, encoding="utf-8").encode()
+    return aiohttp.encode_basic_auth(credentials.username, credentials.password, encoding="utf-8")

@@ -78,17 +78,19 @@ def read_docker_config(data: bytes) -> DockerConfig:
 
 
 def _credentials(key: str, entry: _Entry) -> Credentials | None:
-    if not entry.auth:
-        return Credentials(username=entry.username, password=entry.password) if entry.username else None
+    if not entry.auth and not entry.username:
+        return None
     try:
-        text = base64.b64decode(entry.auth, validate=True).decode()
+        text = base64.b64decode(entry.auth, validate=True).decode() if entry.auth else ""
     except (binascii.Error, UnicodeDecodeError):
         text = ""
-    username, colon, password = text.strip("\x00\r\n").partition(":")
-    if not colon:
+    username, password = entry.username, entry.password
+    if entry.auth:
+        username, _, password = text.strip("\x00\r\n").partition(":")
+    if not username or not password or ":" in username:
         raise DockerConfigInvalid(
-            f"The field {FIELD} of the Secret in imageRepoSecret: "
-            f"`auth` of {key!r} is no base64 of user:password."
+            f"The field {FIELD} of the Secret in imageRepoSecret has no user and password for {key!r}: `auth` is the "
+            "base64 of user:password. Make it with `kubectl create secret docker-registry`."
         )
     return Credentials(username=username, password=password)
 

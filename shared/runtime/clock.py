@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 
-def now() -> datetime.datetime:
+def now() -> dt.datetime:
     """The current time, in UTC."""
-    return datetime.datetime.now(datetime.UTC)  # noqa: TID251 - this is the place the ban points to
+    return dt.datetime.now(dt.UTC)  # noqa: TID251 - this is the place the ban points to

@@ -1,0 +1,92 @@
+"""`kmmhub`: services, installation, the local hub, the demo. Heavy parts are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from kmmhub import crds, dev, up
+from shared.domain.errors import HubError
+
+app = typer.Typer(
+    name="kmmhub",
+    help="The hub side of Kernel Module Management for fleets of edge clusters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(dev.app, name="dev", help="A complete hub on this machine.")
+app.add_typer(crds.app, name="crds", help="Our CustomResourceDefinitions.")
+app.command(name="up")(up.up)
+
+
+@app.command()
+def watcher() -> None:
+    """Run the watcher: reads the hub, stores facts, announces changes."""
+    from services.watcher.main import main
+
+    raise typer.Exit(main())
+
+
+@app.command()
+def dispatcher() -> None:
+    """Run the dispatcher: decides, writes ManifestWorks and status."""
+    from services.dispatcher.main import main
+
+    raise typer.Exit(main())
+
+
+@app.command()
+def builder() -> None:
+    """Run a builder: builds images that are missing. Run as many as the fleet needs."""
+    from services.builder.main import main
+
+    raise typer.Exit(main())
+
+
+@app.command()
+def signer() -> None:
+    """Run a signer: signs kernel modules inside of images."""
+    from services.signer.main import main
+
+    raise typer.Exit(main())
+
+
+@app.command()
+def migrate(
+    database_url: Annotated[
+        str, typer.Option(envvar="DATABASE_URL", help="postgresql://…", show_default=False)
+    ],
+) -> None:
+    """Bring the database's schema to the newest revision."""
+    from shared.store.migrate import upgrade
+
+    upgrade(database_url)
+    typer.echo("the schema is current")
+
+
+@app.command()
+def install(
+    namespace: Annotated[
+        str, typer.Option(envvar="OPERATOR_NAMESPACE", help="The operator's namespace.")
+    ] = "kmm-operator-system",
+) -> None:
+    """Apply CRDs and the operator's namespace to the hub that KUBECONFIG names."""
+    from kmmhub.install import install_hub
+
+    for line in install_hub(None, namespace):
+        typer.echo(f"applied {line}")
+
+
+def main() -> None:
+    """The `kmmhub` command. Errors of ours end with their message and status 1."""
+    try:
+        app()
+    except HubError as error:
+        typer.echo(f"kmmhub: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Writes decisions to the hub's API, and what it answered to Postgres."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import Counter
+
+from services.dispatcher.assemble import patch_of
+from services.dispatcher.decide import Create, Decision, Delete, Leave, Patch
+from services.dispatcher.gather import StoredModule
+from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
+from shared.kube.client import MANIFEST_WORKS, MODULES, KubeClient
+from shared.kube.errors import Conflict, NotFound
+from shared.store.database import Engine
+from shared.store.works import record_works
+
+log = structlog.get_logger()
+
+FINALIZER = "hub.kmm.sigs.x-k8s.io/manifestworks"
+"""Keeps a deleted module until all of its works are gone."""
+
+
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+WRITES = Counter("kmmhub_manifestwork_writes_total", "ManifestWorks written, by what was done.", ["verb"])
+
+
+async def apply_decision(
+    kube: KubeClient, engine: Engine, *, module: str, cluster: str, decision: Decision
+) -> ObservedWork | None:
+    """Carry out one decision.
+
+    Returns:
+        The work as the API server answered, None if nothing was written or it was deleted.
+
+    Raises:
+        HubError: the API server refused or could not be reached; decide again later.
+    """
+    match decision:
+        case Leave():
+            return None
+        case Create(work=body):
+            answer = await _create(kube, cluster, body)
+        case Patch(uid=uid, work=body):
+            answer = await kube.merge_patch(
+                MANIFEST_WORKS, module, patch_of(body, uid=uid), namespace=cluster
+            )
+            WRITES.labels("patch").inc()
+        case Delete(uid=uid):
+            await _delete(kube, module, cluster, uid)
+            return None
+    log.info("work.written", module=module, cluster=cluster, verb=type(decision).__name__.lower())
+    work = observe_work(answer)
+    async with engine.begin() as connection:
+        await record_works(connection, [work], is_own_write=True)
+    return work
+
+
+async def _create(kube: KubeClient, cluster: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    answer = await kube.create(MANIFEST_WORKS, body, namespace=cluster)
+    WRITES.labels("create").inc()
+    return answer
+
+
+async def _delete(kube: KubeClient, module: str, cluster: str, uid: str) -> None:
+    """Ask for the deletion; that the work is gone, or waits for its agent, comes back through the watch."""
+    with contextlib.suppress(NotFound):
+        await kube.delete(MANIFEST_WORKS, module, namespace=cluster, uid=uid)
+        WRITES.labels("delete").inc()
+        log.info("work.deleted", module=module, cluster=cluster)
+
+
+async def ensure_finalizer(kube: KubeClient, module: StoredModule) -> None:
+    """Put our finalizer on a module before its first work is posted. Raises Conflict if it changed meanwhile."""
+    if FINALIZER not in module.finalizers:
+        await _set_finalizers(kube, module, [*module.finalizers, FINALIZER])
+
+
+async def has_works(kube: KubeClient, module: str) -> bool:
+    """Whether the API server still stores a work of this module, as of now."""
+    page = await kube.list_page(MANIFEST_WORKS, limit=1, labels={MODULE_LABEL: module})
+    return bool(msgspec.json.decode(page, type=_Items).items)
+
+
+async def release_module(kube: KubeClient, module: StoredModule) -> None:
+    """Take our finalizer off a module whose works are gone."""
+    if FINALIZER in module.finalizers:
+        await _set_finalizers(kube, module, [name for name in module.finalizers if name != FINALIZER])
+        log.info("module.released", module=module.name)
+
+
+async def _set_finalizers(kube: KubeClient, module: StoredModule, finalizers: Sequence[str]) -> None:
+    await kube.merge_patch(
+        MODULES,
+        module.name,
+        {
+            "metadata": {
+                "uid": module.uid,
+                "resourceVersion": str(module.resource_version),
+                "finalizers": list(finalizers),
+            }
+        },
+    )
+
+
+async def write_status(kube: KubeClient, module: StoredModule, status: Mapping[str, Any]) -> None:
+    """Write a module's status, unless it is stored like this already or the module is gone."""
+    if all(module.status.get(key) == value for key, value in status.items()):
+        return
+    with contextlib.suppress(NotFound, Conflict):  # deleted, or deleted and made again: the next look sees it
+        await kube.merge_patch(
+            MODULES,
+            module.name,
+            {"metadata": {"uid": module.uid}, "status": dict(status)},
+            subresource="status",
+        )

@@ -1,0 +1,169 @@
+"""The ManifestWork of one module for one cluster. Pure: equal input gives byte-for-byte equal output.
+
+Shape: upstream's `internal/manifestwork/manifestwork.go`; differences are listed in docs/compatibility.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.domain.canonical import canonical_json, content_hash
+from shared.domain.image import ImageReference
+from shared.domain.mapping import Resolution
+from shared.domain.module import ModuleSpec
+from shared.domain.work import HASH_ANNOTATION, IMAGES_ANNOTATION, MODULE_LABEL
+
+_COUNTED = ("devicePlugin", "dra", "moduleLoader")
+_COUNTERS = ("availableNumber", "desiredNumber", "nodesMatchingSelectorNumber")
+
+OPTIONAL_SPEC_FIELDS = ("deleteOption", "executor")
+"""Fields of a ManifestWork's spec that we never set; a patch takes them away from whoever did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The ManagedClusterModule that a work belongs to."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipment:
+    """One kernel's mapping, ready to be shipped: the digest was seen in the registry."""
+
+    resolution: Resolution
+    image: str
+    tag: str
+
+
+def pin(tag: str, digest: str) -> str:
+    """`name@digest` for the reference that the user wrote; one that has a digest already stays as it is."""
+    return ImageReference.parse(tag).pinned(digest)
+
+
+def assemble_work(
+    *, owner: Owner, cluster: str, spec: ModuleSpec, shipments: Sequence[Shipment]
+) -> dict[str, Any]:
+    """The ManifestWork to be stored in namespace `cluster`.
+
+    Args:
+        owner: the module.
+        cluster: the ManagedCluster's name.
+        spec: the module's spec.
+        shipments: one per kernel that is ready; none where the module has no loader.
+
+    Returns:
+        The object with its content hash in HASH_ANNOTATION.
+    """
+    content: dict[str, Any] = {
+        "workload": {"manifests": [_module(owner.name, spec, shipments)]},
+        "manifestConfigs": [_feedback(owner.name, spec.spoke_namespace)],
+    }
+    images = {shipment.image: shipment.tag for shipment in shipments}
+    return {
+        "apiVersion": "work.open-cluster-management.io/v1",
+        "kind": "ManifestWork",
+        "metadata": {
+            "name": owner.name,
+            "namespace": cluster,
+            "labels": {MODULE_LABEL: owner.name},
+            "annotations": {
+                HASH_ANNOTATION: content_hash({"spec": content, "images": images, "owner": owner.uid}),
+                IMAGES_ANNOTATION: canonical_json(images).decode(),
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": "hub.kmm.sigs.x-k8s.io/v1beta1",
+                    "kind": "ManagedClusterModule",
+                    "name": owner.name,
+                    "uid": owner.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": content,
+    }
+
+
+def patch_of(work: Mapping[str, Any], *, uid: str) -> dict[str, Any]:
+    """The JSON merge patch that brings a stored work to `work`, and refuses another object of its name."""
+    metadata = work["metadata"]
+    return {
+        "metadata": {
+            "uid": uid,
+            "labels": metadata["labels"],
+            "annotations": metadata["annotations"],
+            "ownerReferences": metadata["ownerReferences"],
+        },
+        "spec": {**dict.fromkeys(OPTIONAL_SPEC_FIELDS), **work["spec"]},
+    }
+
+
+def _module(name: str, spec: ModuleSpec, shipments: Sequence[Shipment]) -> dict[str, Any]:
+    shipped = without_nulls(spec.module_spec)
+    loader = shipped.get("moduleLoader")
+    if loader is not None:
+        container = {key: value for key, value in loader["container"].items() if key not in {"build", "sign"}}
+        container["kernelMappings"] = [_mapping(shipment) for shipment in shipments]
+        # Mappings carry the resolved list; the deprecated field beside it would be refused by KMM's webhook.
+        container.pop("inTreeModuleToRemove", None)
+        # Defaults are spelled out, or the work agent finds a difference to the stored Module at each resync.
+        container["modprobe"] = {"dirName": "/opt", **container.get("modprobe", {})}
+        shipped["moduleLoader"] = {**loader, "container": container}
+    return {
+        "apiVersion": "kmm.sigs.x-k8s.io/v1beta1",
+        "kind": "Module",
+        "metadata": {"name": name, "namespace": spec.spoke_namespace},
+        "spec": shipped,
+    }
+
+
+def _mapping(shipment: Shipment) -> dict[str, Any]:
+    resolution = shipment.resolution
+    mapping: dict[str, Any] = {"literal": resolution.kernel, "containerImage": shipment.image}
+    if resolution.in_tree_modules_to_remove is not None:
+        mapping["inTreeModulesToRemove"] = list(resolution.in_tree_modules_to_remove)
+    if resolution.tls.insecure or resolution.tls.skip_tls_verify:
+        mapping["registryTLS"] = {
+            "insecure": resolution.tls.insecure,
+            "insecureSkipTLSVerify": resolution.tls.skip_tls_verify,
+        }
+    return mapping
+
+
+def _feedback(name: str, namespace: str) -> dict[str, Any]:
+    return {
+        "resourceIdentifier": {
+            "group": "kmm.sigs.x-k8s.io",
+            "resource": "modules",
+            "name": name,
+            "namespace": namespace,
+        },
+        "feedbackRules": [
+            {
+                "type": "JSONPaths",
+                "jsonPaths": [
+                    {"name": f"{part}.{counter}", "path": f".status.{part}.{counter}"}
+                    for part in _COUNTED
+                    for counter in _COUNTERS
+                ],
+            }
+        ],
+    }
+
+
+def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without null members: clients written in Go send them, and null means absent."""
+    return {key: _without_nulls_inside(member) for key, member in value.items() if member is not None}
+
+
+def _without_nulls_inside(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_nulls(value)
+    if isinstance(value, list):
+        return [_without_nulls_inside(member) for member in value]
+    return value

@@ -1,0 +1,176 @@
+"""What to do with the work of one module on one cluster. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from services.dispatcher.assemble import Owner, Shipment, assemble_work
+from shared.domain.kernel import KernelVersion
+from shared.domain.module import ModuleSpec
+from shared.domain.selection import is_selected
+from shared.domain.work import HASH_ANNOTATION, ObservedWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A ManagedCluster as last known. `has_claim` is false while the spoke names no kernels."""
+
+    name: str
+    labels: Mapping[str, str]
+    kernels: tuple[KernelVersion, ...]
+    has_claim: bool
+    is_deleting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A ManagedClusterModule as last known; `spec` is None if it could not be read."""
+
+    name: str
+    uid: str
+    spec: ModuleSpec | None
+    is_deleting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """The kernel's artifact is not ready, and why; `is_match` is false if no mapping takes the kernel."""
+
+    reason: str
+    message: str
+    is_match: bool = True
+
+
+KernelOutcome: TypeAlias = "Shipment | Pending"
+
+
+class Why(StrEnum):
+    """Why a work stays as it is, or is not there."""
+
+    UP_TO_DATE = "UpToDate"
+    NOT_SELECTED = "NotSelected"
+    NO_KERNELS = "ClaimMissing"
+    NOTHING_READY = "NothingReady"
+    NO_MATCH = "NoMatchingKernel"
+    HELD_BACK = "HeldBack"
+    FOREIGN = "WorkNotOurs"
+    BEING_DELETED = "BeingDeleted"
+    INVALID_MODULE = "InvalidModule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """Post this work."""
+
+    work: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """Bring the stored work of `uid` to this one."""
+
+    uid: str
+    work: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Delete the stored work of `uid`."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """Write nothing."""
+
+    why: Why
+
+
+Decision: TypeAlias = "Create | Patch | Delete | Leave"
+
+
+def decide(
+    *,
+    module: Module,
+    cluster: Cluster | None,
+    outcomes: Mapping[KernelVersion, KernelOutcome],
+    work: ObservedWork | None,
+    posted_hash: str | None,
+) -> Decision:
+    """Decide about one work.
+
+    Args:
+        module: the module.
+        cluster: the cluster, None if it does not exist (any more).
+        outcomes: for each kernel of the cluster what the module has for it.
+        work: the work of the module's name in the cluster's namespace, None if there is none.
+        posted_hash: `observed_hash` right after our own last write of that work.
+
+    Rules, in order: a work that is not ours is never touched. A work that is being deleted is never written, nor
+    made again while its cluster goes. A work of a module that is going, or of a cluster that is not selected, is
+    deleted. A module that cannot be read changes nothing. A working kernel is never taken away: while a kernel
+    that the posted work serves, and that the cluster still runs, has no ready artifact, the work stays.
+    """
+    stored = work if work is not None and not work.is_gone else None
+    if stored is not None and stored.module != module.name:
+        return Leave(why=Why.FOREIGN)
+    if stored is not None and stored.is_deleting:
+        return Leave(why=Why.BEING_DELETED)
+    if module.spec is None and not module.is_deleting:
+        return Leave(why=Why.INVALID_MODULE)
+    if not _is_wanted(module, cluster):
+        return Delete(uid=stored.uid) if stored is not None else Leave(why=Why.NOT_SELECTED)
+    assert cluster is not None
+    assert module.spec is not None
+    if cluster.is_deleting:
+        return Leave(why=Why.BEING_DELETED)
+    held = _hold(module.spec, cluster, outcomes, stored)
+    if held is not None:
+        return Leave(why=held)
+    ready = [outcome for kernel in cluster.kernels if isinstance(outcome := outcomes[kernel], Shipment)]
+    desired = assemble_work(
+        owner=Owner(name=module.name, uid=module.uid), cluster=cluster.name, spec=module.spec, shipments=ready
+    )
+    if stored is None:
+        return Create(work=desired)
+    is_as_meant = stored.content_hash == desired["metadata"]["annotations"][HASH_ANNOTATION]
+    is_as_posted = posted_hash is None or posted_hash == stored.observed_hash
+    return Leave(why=Why.UP_TO_DATE) if is_as_meant and is_as_posted else Patch(uid=stored.uid, work=desired)
+
+
+def _is_wanted(module: Module, cluster: Cluster | None) -> bool:
+    if module.is_deleting or module.spec is None or cluster is None:
+        return False
+    return is_selected(module.spec.selector, cluster.labels)
+
+
+def _hold(
+    spec: ModuleSpec,
+    cluster: Cluster,
+    outcomes: Mapping[KernelVersion, KernelOutcome],
+    stored: ObservedWork | None,
+) -> Why | None:
+    """Why the work must not be written now, None if it may."""
+    if spec.loader is None:
+        return None
+    if not cluster.kernels:
+        return Why.NO_KERNELS
+    if not any(isinstance(outcomes[kernel], Shipment) for kernel in cluster.kernels):
+        matches = any(_is_match(outcomes[kernel]) for kernel in cluster.kernels)
+        return Why.NOTHING_READY if matches else Why.NO_MATCH
+    served = stored.served if stored is not None else {}
+    waiting = [kernel for kernel in cluster.kernels if kernel in served and _is_waiting(outcomes[kernel])]
+    return Why.HELD_BACK if waiting else None
+
+
+def _is_match(outcome: KernelOutcome) -> bool:
+    return isinstance(outcome, Shipment) or outcome.is_match
+
+
+def _is_waiting(outcome: KernelOutcome) -> bool:
+    """A kernel that no mapping takes any more is not waited for: the user took it out."""
+    return isinstance(outcome, Pending) and outcome.is_match

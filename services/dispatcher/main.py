@@ -1,0 +1,150 @@
+"""The dispatcher's composition: announcements in, passes of the reconciler, status reports, the sweeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection
+
+import structlog
+from pydantic import Field
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.dispatcher.reconcile import Reconciler, announce_again
+from shared.bus.jetstream import Done, Retry, Verdict
+from shared.bus.topology import CHANGES
+from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
+from shared.kube.client import KubeClient
+from shared.relay.backbone import Backbone, open_backbone
+from shared.runtime.process import Process, run
+from shared.runtime.settings import ServiceSettings, read_settings
+from shared.store import artifacts
+
+log = structlog.get_logger()
+
+BATCH = 500
+RETRY_SECONDS = 2.0
+SWEEP_SECONDS = 5.0
+REPORT_SECONDS = 0.3
+"""Changes of a module within this time share one write of its status."""
+
+
+class DispatcherSettings(ServiceSettings):
+    """Settings of the dispatcher."""
+
+    resync_seconds: float = Field(default=60.0, gt=0, validation_alias="KMMHUB_RESYNC_SECONDS")
+    """How often everything is compared again, whether or not something was announced."""
+
+
+class Dispatcher:
+    """Runs passes one after the other, whoever asks for them."""
+
+    def __init__(self, reconciler: Reconciler, backbone: Backbone) -> None:
+        self._reconciler = reconciler
+        self._backbone = backbone
+        self._turn = asyncio.Lock()
+        self._again: dict[Changed, float] = {}
+        self._to_report: set[str] = set()
+
+    async def handle(self, payloads: Collection[bytes]) -> Verdict:
+        """Reconcile a batch of announcements."""
+        changes: set[Changed] = set()
+        for payload in payloads:
+            try:
+                changes.add(decode_changed(payload))
+            except UnreadableMessage as error:
+                log.warning("message.unreadable", error=str(error))
+        return await self._pass(changes)
+
+    async def resync(self, stop: asyncio.Event, *, every: float) -> None:
+        """Compare everything now and then: the second way for whatever an announcement missed."""
+        while not stop.is_set():
+            await self._pass({Changed(kind=Kind.EVERYTHING, name="resync")})
+            await _wait(stop, every)
+
+    async def retry(self, stop: asyncio.Event) -> None:
+        """Look again at works that the API server did not take."""
+        while not stop.is_set():
+            due = {change for change, when in self._again.items() if when <= time.monotonic()}
+            for change in due:
+                del self._again[change]
+            if due:
+                await self._pass(due)
+            await _wait(stop, RETRY_SECONDS / 2)
+
+    async def report(self, stop: asyncio.Event) -> None:
+        """Write the status of modules that were touched."""
+        while not stop.is_set():
+            names, self._to_report = self._to_report, set()
+            if names:
+                try:
+                    async with self._turn:
+                        await self._reconciler.report(names)
+                except (SQLAlchemyError, OSError) as error:
+                    log.warning("status.failed", error=str(error))
+                    self._to_report |= names
+            await _wait(stop, REPORT_SECONDS)
+
+    async def sweep(self, stop: asyncio.Event) -> None:
+        """Announce artifacts that should have moved by now."""
+        while not stop.is_set():
+            try:
+                async with self._backbone.engine.begin() as connection:
+                    announced = await artifacts.announce_overdue(connection)
+                if announced:
+                    log.info("artifacts.announced_again", count=announced)
+                    self._backbone.relay.wake()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("sweep.failed", error=str(error))
+            await _wait(stop, SWEEP_SECONDS)
+
+    async def _pass(self, changes: Collection[Changed]) -> Verdict:
+        try:
+            async with self._turn:
+                outcome = await self._reconciler.reconcile(changes)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("pass.failed", error=str(error))
+            return Retry(seconds=RETRY_SECONDS)
+        if outcome.has_announced:
+            self._backbone.relay.wake()
+        for change in announce_again(outcome.failed):
+            self._again.setdefault(change, time.monotonic() + RETRY_SECONDS)
+        self._to_report |= outcome.touched
+        return Done()
+
+
+def main() -> int:
+    """Run the dispatcher. Returns the exit status."""
+    settings = read_settings(DispatcherSettings)
+
+    async def body(process: Process) -> None:
+        await dispatch(settings, process)
+
+    return run("dispatcher", settings, body)
+
+
+async def dispatch(settings: DispatcherSettings, process: Process) -> None:
+    """Dispatch until the process is stopped."""
+    async with (
+        open_backbone(settings, process, service="dispatcher") as backbone,
+        await KubeClient.connect() as kube,
+    ):
+        if backbone is None:
+            return
+        reconciler = Reconciler(kube=kube, engine=backbone.engine, namespace=settings.operator_namespace)
+        dispatcher = Dispatcher(reconciler, backbone)
+        stop = process.stop
+        async with asyncio.TaskGroup() as group:
+            group.create_task(dispatcher.resync(stop, every=settings.resync_seconds))
+            group.create_task(dispatcher.retry(stop))
+            group.create_task(dispatcher.report(stop))
+            group.create_task(dispatcher.sweep(stop))
+            group.create_task(
+                backbone.bus.consume_batches(CHANGES, dispatcher.handle, batch=BATCH, stop=stop)
+            )
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

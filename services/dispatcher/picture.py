@@ -1,0 +1,144 @@
+"""Everything stored that one pass needs, gathered in one place before anything is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from services.dispatcher import gather
+from services.dispatcher.catalog import ReadModule, outcome_of
+from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide
+from services.dispatcher.demand import Configuration, Unmet, Wanted
+from services.dispatcher.gather import StoredWork
+from services.dispatcher.scope import Pair, Scope
+from shared.domain.kernel import KernelVersion
+from shared.domain.selection import is_selected
+from shared.store import artifacts
+from shared.store.database import Connection
+
+_UNREAD = Pending(reason="InvalidModule", message="the module cannot be read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What is stored, for the pairs that a pass looks at.
+
+    Attributes:
+        modules: all modules.
+        clusters: those of the pairs, as far as they exist.
+        works: by (module, cluster), at least those of the pairs.
+        pairs: (module, cluster) to decide about.
+        needs: what each module needs for each kernel of its clusters in the picture.
+        outcomes: where each of those stands.
+    """
+
+    modules: Mapping[str, ReadModule]
+    clusters: Mapping[str, Cluster]
+    works: Mapping[Pair, StoredWork]
+    pairs: frozenset[Pair]
+    needs: Mapping[tuple[str, KernelVersion], Wanted | Unmet]
+    outcomes: Mapping[tuple[str, KernelVersion], KernelOutcome]
+
+    def decide(self, pair: Pair) -> Decision:
+        """The decision about one work.
+
+        A work of ours whose module is gone altogether is an orphan, treated like a deleted module's.
+        """
+        name, cluster_name = pair
+        read = self.modules.get(name)
+        stored = self.works.get(pair)
+        cluster = self.clusters.get(cluster_name)
+        kernels = cluster.kernels if cluster else ()
+        return decide(
+            module=read.module if read else Module(name=name, uid="", spec=None, is_deleting=True),
+            cluster=cluster,
+            outcomes={kernel: self.outcomes.get((name, kernel), _UNREAD) for kernel in kernels},
+            work=stored.work if stored else None,
+            posted_hash=stored.posted_hash if stored else None,
+        )
+
+
+async def take_picture(
+    connection: Connection, modules: Mapping[str, ReadModule], scope: Scope, *, namespace: str
+) -> Picture:
+    """Gather what a scope concerns.
+
+    Args:
+        connection: reads only.
+        modules: all modules, read.
+        scope: what to look at.
+        namespace: the operator's, where ConfigMaps and Secrets are.
+    """
+    waiting = await gather.read_places_of_artifacts(connection, scope.artifacts)
+    named = scope.pairs | waiting
+    whole = frozenset(modules) if scope.everything else scope.modules
+    works = await gather.read_works(
+        connection,
+        modules=None if scope.everything else whole | {module for module, _ in named},
+        clusters=scope.clusters,
+    )
+    clusters = await gather.read_clusters(
+        connection, None if whole else scope.clusters | {cluster for _, cluster in named}
+    )
+    pairs = named | _selected(modules, whole, scope, clusters) | _posted(works, whole, scope)
+    configuration = await gather.read_configuration(connection, namespace)
+    needs = _needs(modules, clusters, pairs, configuration)
+    known = await artifacts.read(
+        connection, {need.request.key for need in needs.values() if isinstance(need, Wanted)}
+    )
+    return Picture(
+        modules=modules,
+        clusters=clusters,
+        works=works,
+        pairs=frozenset(pairs),
+        needs=needs,
+        outcomes={key: outcome_of(need, known) for key, need in needs.items()},
+    )
+
+
+def _selected(
+    modules: Mapping[str, ReadModule], whole: Collection[str], scope: Scope, clusters: Mapping[str, Cluster]
+) -> set[Pair]:
+    """Modules in the scope with the clusters they select, and clusters in the scope with their modules."""
+
+    def pairs(names: Iterable[str], candidates: Iterable[Cluster]) -> set[Pair]:
+        candidates = list(candidates)
+        return {
+            (name, cluster.name)
+            for name in names
+            if (read := modules.get(name)) is not None and read.module.spec is not None
+            for cluster in candidates
+            if is_selected(read.module.spec.selector, cluster.labels)
+        }
+
+    named = (clusters[name] for name in scope.clusters if name in clusters)
+    return pairs(whole, clusters.values()) | pairs(modules, named)
+
+
+def _posted(works: Mapping[Pair, StoredWork], whole: Collection[str], scope: Scope) -> set[Pair]:
+    """Works of ours that exist, of modules or in clusters of the scope: they may have to go."""
+    return {
+        pair
+        for pair, stored in works.items()
+        if stored.work.module and not stored.work.is_gone
+        if scope.everything or pair[0] in whole or pair[1] in scope.clusters
+    }
+
+
+def _needs(
+    modules: Mapping[str, ReadModule],
+    clusters: Mapping[str, Cluster],
+    pairs: Iterable[Pair],
+    configuration: Configuration,
+) -> dict[tuple[str, KernelVersion], Wanted | Unmet]:
+    needs: dict[tuple[str, KernelVersion], Wanted | Unmet] = {}
+    for module, cluster_name in pairs:
+        read, cluster = modules.get(module), clusters.get(cluster_name)
+        if read is None or read.module.spec is None or read.module.spec.loader is None or cluster is None:
+            continue
+        if not is_selected(read.module.spec.selector, cluster.labels):
+            continue
+        for kernel in cluster.kernels:
+            if (module, kernel) not in needs:
+                needs[module, kernel] = read.demand(kernel, configuration)
+    return needs

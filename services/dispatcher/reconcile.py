@@ -1,0 +1,181 @@
+"""One pass: gather what is stored, decide, apply. Never run twice at the same time in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from services.dispatcher import apply, gather
+from services.dispatcher.catalog import Catalog, ReadModule
+from services.dispatcher.decide import Decision, Leave
+from services.dispatcher.picture import Picture, take_picture
+from services.dispatcher.scope import Pair, Scope, scope_of
+from services.dispatcher.status import Place, Survey, module_status
+from services.dispatcher.want import want_artifacts
+from shared.domain.errors import HubError
+from shared.events.messages import Changed, Kind
+from shared.kube.client import KubeClient
+from shared.runtime.clock import now
+from shared.store.database import Connection, Engine
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a pass leaves to do.
+
+    Attributes:
+        failed: (module, cluster) pairs to look at again, because the API server did not take the write.
+        touched: modules whose status may have changed.
+        has_announced: the outbox got something.
+    """
+
+    failed: frozenset[Pair] = frozenset()
+    touched: frozenset[str] = frozenset()
+    has_announced: bool = False
+
+
+class Reconciler:
+    """Reconciles announcements, and writes the status of modules."""
+
+    def __init__(self, *, kube: KubeClient, engine: Engine, namespace: str) -> None:
+        self._kube = kube
+        self._engine = engine
+        self._namespace = namespace
+        self._catalog = Catalog()
+
+    async def reconcile(self, changes: Collection[Changed]) -> Outcome:
+        """Bring everything that the announcements concern to what it should be.
+
+        Nothing is done before the watcher has listed everything once; it announces that moment.
+        """
+        async with self._engine.connect() as connection:
+            if not await gather.is_synced(connection):
+                return Outcome()
+            modules = await self._read_modules(connection)
+            scope = scope_of(changes, {name: read.module.spec for name, read in modules.items()})
+            picture = await take_picture(connection, modules, scope, namespace=self._namespace)
+        has_announced = await want_artifacts(self._engine, picture)
+        failed = await self._apply(picture)
+        touched = {module for module, _ in picture.pairs} | scope.modules
+        if scope.everything:
+            touched |= set(modules)
+        for name in touched & set(modules):
+            if modules[name].stored.is_deleting:
+                await self._release_if_done(modules[name], picture)
+        return Outcome(
+            failed=frozenset(failed), touched=frozenset(touched & set(modules)), has_announced=has_announced
+        )
+
+    async def report(self, names: Collection[str]) -> None:
+        """Write the status of modules, as they are now."""
+        async with self._engine.connect() as connection:
+            modules = await self._read_modules(connection)
+            scope = Scope(modules=frozenset(names))
+            picture = await take_picture(connection, modules, scope, namespace=self._namespace)
+            clusters = [cluster for _, cluster in picture.pairs]
+            bad_kernels = await gather.read_bad_kernels(connection, clusters)
+        for name in names:
+            read = modules.get(name)
+            if read is None or read.stored.is_deleting:
+                continue
+            survey = _survey(picture, read, bad_kernels)
+            time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
+            try:
+                await apply.write_status(
+                    self._kube, read.stored, module_status(survey, previous=read.stored.status, now=time)
+                )
+            except HubError as error:
+                log.warning("status.not_written", module=name, error=str(error))
+
+    async def _read_modules(self, connection: Connection) -> dict[str, ReadModule]:
+        stored = await gather.read_modules(connection)
+        self._catalog.forget_all_but(stored)
+        return {name: self._catalog.read(module) for name, module in stored.items()}
+
+    async def _apply(self, picture: Picture) -> set[Pair]:
+        """Carry out all decisions. Returns the pairs that failed."""
+        decisions = {pair: picture.decide(pair) for pair in sorted(picture.pairs)}
+        todo = {pair: decision for pair, decision in decisions.items() if not isinstance(decision, Leave)}
+        blocked = await self._ensure_finalizers(picture, {module for module, _ in todo})
+        results = await asyncio.gather(
+            *(self._apply_one(pair, decision) for pair, decision in todo.items() if pair[0] not in blocked)
+        )
+        return {pair for pair in todo if pair[0] in blocked} | {
+            pair for pair, is_done in results if not is_done
+        }
+
+    async def _apply_one(self, pair: Pair, decision: Decision) -> tuple[Pair, bool]:
+        module, cluster = pair
+        try:
+            await apply.apply_decision(
+                self._kube, self._engine, module=module, cluster=cluster, decision=decision
+            )
+        except HubError as error:
+            log.warning(
+                "work.not_written", module=module, cluster=cluster, reason=error.reason, error=str(error)
+            )
+            return pair, False
+        return pair, True
+
+    async def _ensure_finalizers(self, picture: Picture, names: Iterable[str]) -> set[str]:
+        """Returns the modules whose finalizer could not be set: nothing may be posted for them yet."""
+        blocked = set()
+        for name in names:
+            read = picture.modules.get(name)
+            if read is None or read.stored.is_deleting:
+                continue
+            try:
+                await apply.ensure_finalizer(self._kube, read.stored)
+            except HubError as error:
+                log.warning("module.finalizer_not_set", module=name, error=str(error))
+                blocked.add(name)
+        return blocked
+
+    async def _release_if_done(self, read: ReadModule, picture: Picture) -> None:
+        """Let a deleted module go once the API server itself, not our memory of it, shows no work."""
+        name = read.module.name
+        if any(
+            stored.work.module == name and not stored.work.is_gone
+            for pair, stored in picture.works.items()
+            if pair[0] == name
+        ):
+            return
+        try:
+            if not await apply.has_works(self._kube, name):
+                await apply.release_module(self._kube, read.stored)
+        except HubError as error:
+            log.warning("module.not_released", module=name, error=str(error))
+
+
+def _survey(picture: Picture, read: ReadModule, bad_kernels: Iterable[tuple[str, str]]) -> Survey:
+    name = read.module.name
+    pairs = sorted(pair for pair in picture.pairs if pair[0] == name)
+    places = [
+        Place(
+            cluster=pair[1],
+            decision=picture.decide(pair),
+            work=picture.works[pair].work if pair in picture.works else None,
+        )
+        for pair in pairs
+    ]
+    clusters = {place.cluster for place in places}
+    return Survey(
+        generation=read.stored.generation,
+        places=places,
+        outcomes={
+            kernel: outcome for (module, kernel), outcome in picture.outcomes.items() if module == name
+        },
+        problem=read.problem,
+        is_readable=read.module.spec is not None,
+        bad_kernels=[(cluster, reason) for cluster, reason in bad_kernels if cluster in clusters],
+    )
+
+
+def announce_again(pairs: Iterable[Pair]) -> list[Changed]:
+    """The announcements that bring pairs back into a later pass."""
+    return [Changed(kind=Kind.WORK, namespace=cluster, name=module) for module, cluster in pairs]
