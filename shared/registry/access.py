@@ -11,6 +11,7 @@ from shared.registry.errors import UnsafeAddress
 
 _DOCKER_HUB: Final = {"docker.io", "index.docker.io"}
 _DOCKER_HUB_API: Final = "registry-1.docker.io"
+_UNSPECIFIED: Final = {"0.0.0.0", "::"}  # noqa: S104 — lead to this machine; nothing is bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ def check_address(url: URL, registry: URL) -> None:
             "Correct the registry's external address; set registryTLS.insecure only if it speaks plain HTTP."
         )
     stays = url.host == registry.host or _is_loopback(registry)
-    if is_link_local(url.host) or (_is_loopback(url) and not stays):
+    if is_link_local(url.host) or (not stays and (_is_loopback(url) or url.host in _UNSPECIFIED)):
         raise UnsafeAddress(
             f"The registry {registry.authority} leads to {url.authority}, an address that no registry has for others. "
             "Correct the registry's external address or use another registry."
@@ -87,7 +88,6 @@ def is_link_local(host: str) -> bool:
 
 
 def _is_loopback(url: URL) -> bool:
-    """Whether it is this machine by name or number; 0.0.0.0 leads there too but is no address to serve others by."""
     host = (url.host or "").rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
