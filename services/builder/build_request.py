@@ -22,8 +22,8 @@ class BuildRequest:
         verify_base_image_tls: False lets base images come over plain HTTP or from an unknown certificate.
         verify_push_tls: the same for the push.
         use_cache: whether layers of earlier builds may be used. False for an explicit rebuild: instructions that
-            fetch from the network then run again. A build with secrets never uses the cache, which would ignore
-            that a secret has changed.
+            fetch from the network then run again, here and in every later build. A build with secrets never uses
+            the cache, which would ignore that a secret has changed.
         time_limit: seconds for build and push together.
     """
 
@@ -54,12 +54,22 @@ class BuiltImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """Where the files of one build are, and how it is isolated. Only we may enter the directory `secrets`."""
+    """Where the files of one build are, and how it runs.
+
+    Attributes:
+        private: directory for temporary files.
+        secrets: directory that only we may enter.
+        configuration: directory of buildah's configuration.
+        isolation: buildah's isolation.
+        cache_age: layers older than this many seconds are not used: buildah may prefer an older layer to the one
+            that an explicit rebuild has made.
+    """
 
     private: Path
     secrets: Path
     configuration: Path
     isolation: str
+    cache_age: float
 
     @property
     def context(self) -> Path:
@@ -100,6 +110,8 @@ def build_arguments(request: BuildRequest, workspace: Workspace) -> list[str]:
     arguments.append(f"--layers={'false' if request.secrets else 'true'}")
     if not request.use_cache or request.secrets:
         arguments.append("--no-cache")
+    else:
+        arguments.append(f"--cache-ttl={workspace.cache_age:.3f}s")
     arguments += [f"--build-arg={name}={value}" for name, value in request.build_args.items()]
     arguments += [f"--label={name}={value}" for name, value in request.labels.items()]
     arguments += [

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -86,6 +87,7 @@ class Buildah:
         self._leftovers = False
         self._running = 0
         self._gate = asyncio.Lock()
+        self._cache_started = time.monotonic()
 
     async def build(
         self, request: BuildRequest, *, on_line: Callable[[str], None] = lambda _: None
@@ -107,6 +109,8 @@ class Buildah:
         hidden = [content for files in request.secrets.values() for content in files.values()]
         log = BuildLog(hidden=hidden, on_line=on_line)
         async with self._use_of_storage():
+            if not request.use_cache:
+                self._cache_started = time.monotonic()
             with self._workspace(request) as workspace:
                 try:
                     async with asyncio.timeout(request.time_limit):
@@ -262,6 +266,7 @@ class Buildah:
                 secrets=Path(secrets),
                 configuration=self._configuration,
                 isolation=self._isolation,
+                cache_age=time.monotonic() - self._cache_started,
             )
             workspace.context.mkdir()
             workspace.dockerfile.write_text(request.dockerfile)

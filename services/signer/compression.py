@@ -14,6 +14,7 @@ MODULE_SUFFIXES: Final = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 
 # What the kernel's own decompressor takes: CRC32 or no check, and a small dictionary (`scripts/Makefile.modinst`).
 _XZ_FILTERS: Final = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1024 * 1024}]
+_GZIP_WINDOW: Final = 31  # zlib: a gzip header and the largest window
 _XZ_MEMORY: Final = 256 * 1024 * 1024
 
 
@@ -29,22 +30,31 @@ def unpack_module(path: str, content: bytes, *, limit: int) -> bytes:
         ModuleMalformed: the file is not compressed in that way, is cut short, or unpacks to more than `limit`.
     """
     try:
-        if path.endswith(".xz"):
-            unpacked = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY).decompress(
-                content, limit + 1
+        if path.endswith(".zst"):
+            # A frame that names its size is unpacked to that size, whatever the limit: so it is checked before.
+            if zstandard.frame_content_size(content) > limit:
+                raise _too_large(path, limit)
+            unpacked, ended = (
+                zstandard.ZstdDecompressor().decompress(content, max_output_size=limit + 1),
+                True,
             )
-        elif path.endswith(".gz"):
-            unpacked = zlib.decompressobj(wbits=31).decompress(content, limit + 1)
-        elif path.endswith(".zst"):
-            unpacked = zstandard.ZstdDecompressor().stream_reader(content).read(limit + 1)
+        elif path.endswith((".xz", ".gz")):
+            xz = path.endswith(".xz")
+            stream = (
+                lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY) if xz else zlib.decompressobj(_GZIP_WINDOW)
+            )
+            unpacked = stream.decompress(content, limit + 1)
+            ended = stream.eof
         else:
-            unpacked = content
+            unpacked, ended = content, True
     except (lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
         raise ModuleMalformed(
             f"{path} cannot be unpacked as its name says: {error}. Build it anew."
         ) from error
     if len(unpacked) > limit:
-        raise ModuleMalformed(f"{path} holds more than {limit} bytes, which no kernel module has.")
+        raise _too_large(path, limit)
+    if not ended:
+        raise ModuleMalformed(f"{path} is cut short. Build it anew.")
     return unpacked
 
 
@@ -57,3 +67,7 @@ def pack_module(path: str, module: bytes) -> bytes:
     if path.endswith(".zst"):
         return zstandard.ZstdCompressor(write_checksum=True).compress(module)
     return module
+
+
+def _too_large(path: str, limit: int) -> ModuleMalformed:
+    return ModuleMalformed(f"{path} holds more than {limit} bytes, which no kernel module has.")

@@ -125,9 +125,8 @@ class MappingIndex:
         if self._broken is None:
             return None
         index, problem = self._broken
-        return InvalidPattern(
-            f"{CONTAINER_PATH}.kernelMappings[{index}].regexp: {self._entries[index].regexp!r} is not valid RE2: {problem}"
-        )
+        path, text = f"{CONTAINER_PATH}.kernelMappings[{index}].regexp", self._entries[index].regexp
+        return InvalidPattern(f"{path}: {text!r} is not valid RE2: {problem}")
 
     def resolve(self, *, module_name: str, spoke_namespace: str, kernel: str) -> Resolution:
         """Return what `kernel` (as read from a claim) gets from the module.

@@ -1,1 +1,1 @@
-"""What the services tell each other. A message carries keys, never a decision: whoever gets it reads the stored state."""
+"""What the services tell each other: keys, never decisions. Whoever gets a message reads the stored state."""

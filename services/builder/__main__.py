@@ -1,0 +1,7 @@
+"""`python -m services.builder` runs the builder."""
+
+import sys
+
+from services.builder.main import main
+
+sys.exit(main())

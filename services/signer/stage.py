@@ -1,0 +1,97 @@
+"""The sign stage of one artifact: sign, verify, and only then move the final tag."""
+
+from __future__ import annotations
+
+import structlog
+
+from services.signer.image import move_tag, sign_image, verify_image
+from services.signer.module_signature import (
+    check_key_matches,
+    fingerprint,
+    load_certificate,
+    load_private_key,
+)
+from shared.domain.artifact import SOURCE_LABEL
+from shared.domain.errors import TransientError
+from shared.domain.image import ImageReference
+from shared.leasing.secrets import SecretReader, registry_access
+from shared.leasing.worker import Finish, Holder
+from shared.registry.client import RegistryClient
+from shared.store import artifacts
+from shared.store.artifacts import Lease
+from shared.store.database import Connection
+
+log = structlog.get_logger()
+
+KEY_FIELD = "key"
+"""Field of the key Secret (KMM API, `sign.keySecret`)."""
+
+CERT_FIELD = "cert"
+"""Field of the certificate Secret (KMM API, `sign.certSecret`)."""
+
+
+class SignatureNotFound(TransientError):
+    """An image that was just signed lacks a signature when it is read back."""
+
+    reason = "SignFailed"
+
+
+class SignStage:
+    """Performs the sign stage of artifacts."""
+
+    def __init__(self, *, registry: RegistryClient, secrets: SecretReader) -> None:
+        self._registry = registry
+        self._secrets = secrets
+
+    async def perform(self, lease: Lease, holder: Holder) -> Finish:
+        """Sign the artifact's image. Raises HubError."""
+        request, recipe = lease.request, lease.request.sign
+        assert recipe is not None
+        assert lease.source is not None
+        certificate = load_certificate(await self._secrets.read_field(recipe.cert_secret, CERT_FIELD))
+        key = load_private_key(await self._secrets.read_field(recipe.key_secret, KEY_FIELD))
+        check_key_matches(key, certificate)
+        docker_config = await self._secrets.read_docker_config(request.repo_secret)
+        source, target = ImageReference.parse(lease.source), ImageReference.parse(request.target)
+        target_access = registry_access(request.access, docker_config, target)
+        is_own_source = source.name == target.name
+        signed = await sign_image(
+            self._registry,
+            source=source,
+            target=target,
+            patterns=recipe.files,
+            key=key,
+            certificate=certificate,
+            labels={SOURCE_LABEL: source.digest or ""},
+            architecture=request.architecture,
+            source_access=target_access
+            if is_own_source
+            else registry_access(recipe.source_access, docker_config, source),
+            target_access=target_access,
+        )
+        result = ImageReference.parse(target.with_tag(target.tag or "latest").pinned(signed.digest))
+        unsigned = await verify_image(
+            self._registry,
+            result,
+            recipe.files,
+            certificate,
+            architecture=request.architecture,
+            access=target_access,
+        )
+        if unsigned:
+            raise SignatureNotFound(
+                f"image {result}: {', '.join(unsigned)} carry no signature of the certificate"
+            )
+        await holder.confirm()
+        await move_tag(self._registry, target, signed.digest, access=target_access)
+        log.info("image.signed", image=str(result), files=len(signed.files))
+        return _finish(signed.digest, fingerprint(certificate))
+
+
+def _finish(digest: str, signed_by: str) -> Finish:
+    async def finish(connection: Connection, lease: Lease, seconds: float) -> bool:
+        return await artifacts.finish_signing(
+            connection, lease, digest=digest, signed_by=signed_by, seconds=seconds
+        )
+
+    return finish

@@ -1,0 +1,1 @@
+"""Work under a lease: how builders and signers take, keep, finish and give back an artifact."""
