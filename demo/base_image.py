@@ -24,6 +24,7 @@ from pathlib import Path
 import zstandard
 
 from demo.kernels import Kernel
+from demo.kernels import cache_directory as kernel_cache_directory
 from shared.domain.errors import PermanentError, TransientError
 
 BUILD_IMAGE = "kmod-build"
@@ -73,9 +74,8 @@ class Layer:
 
 
 def cache_directory() -> Path:
-    """Return where the images of this user are kept (XDG base directory specification)."""
-    base = os.environ.get("XDG_CACHE_HOME")  # noqa: TID251 - the XDG specification names the variable
-    return (Path(base) if base else Path.home() / ".cache") / "kmmhub" / "images"
+    """Return where the images of this user are kept, beside the kernels."""
+    return kernel_cache_directory().parent / "images"
 
 
 def dockerfile() -> str:

@@ -5,7 +5,11 @@ import pytest
 from services.builder.build_request import BuildRequest, Workspace, build_arguments, push_arguments
 
 WORKSPACE = Workspace(
-    private=Path("/b/work/1"), secrets=Path("/b/secrets-1"), configuration=Path("/b/conf"), isolation="chroot"
+    private=Path("/b/work/1"),
+    secrets=Path("/b/secrets-1"),
+    configuration=Path("/b/conf"),
+    isolation="chroot",
+    cache_age=90,
 )
 
 
@@ -25,8 +29,9 @@ def test_a_value_stays_one_argument(value: str) -> None:
 
 
 def test_the_cache_is_used_unless_a_rebuild_was_asked_for() -> None:
-    assert "--no-cache" not in build_arguments(request(), WORKSPACE)
-    rebuild = build_arguments(request(use_cache=False), WORKSPACE)
+    usual, rebuild = (build_arguments(request(use_cache=use), WORKSPACE) for use in (True, False))
+    assert "--cache-ttl=90.000s" in usual
+    assert "--no-cache" not in usual
     assert {"--no-cache", "--layers=true"} <= set(rebuild)
 
 
@@ -45,7 +50,9 @@ def test_tls_is_only_ever_switched_off_and_only_where_asked() -> None:
 
 
 def test_the_push_goes_to_a_registry_and_nowhere_else(tmp_path: Path) -> None:
-    workspace = Workspace(private=tmp_path, secrets=tmp_path, configuration=tmp_path, isolation="chroot")
+    workspace = Workspace(
+        private=tmp_path, secrets=tmp_path, configuration=tmp_path, isolation="chroot", cache_age=90
+    )
     workspace.image_file.write_text("sha256:abc\n")
     arguments = push_arguments(request(verify_push_tls=False), workspace)
     assert arguments[0] == "push"
