@@ -1,1 +1,1 @@
-"""What more than one service needs: the domain, the event schemas, and the adapters to Postgres, NATS, Kubernetes and registries."""
+"""What more than one service needs: the domain, the events, and the adapters to the outside."""

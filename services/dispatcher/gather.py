@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import array
 
 from services.dispatcher.decide import Cluster
 from services.dispatcher.demand import Configuration, SecretFact
@@ -111,7 +112,7 @@ async def read_places_of_artifacts(connection: Connection, keys: Collection[str]
         sa.select(kernels.c.module, clusters.c.name)
         .join(
             clusters,
-            clusters.c.kernels.contains(sa.func.array([kernels.c.kernel], type_=clusters.c.kernels.type)),
+            clusters.c.kernels.contains(array([kernels.c.kernel])),
         )
         .where(kernels.c.artifact_key.in_(list(keys)))
     )

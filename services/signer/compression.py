@@ -30,23 +30,7 @@ def unpack_module(path: str, content: bytes, *, limit: int) -> bytes:
         ModuleMalformed: the file is not compressed in that way, is cut short, or unpacks to more than `limit`.
     """
     try:
-        if path.endswith(".zst"):
-            # A frame that names its size is unpacked to that size, whatever the limit: so it is checked before.
-            if zstandard.frame_content_size(content) > limit:
-                raise _too_large(path, limit)
-            unpacked, ended = (
-                zstandard.ZstdDecompressor().decompress(content, max_output_size=limit + 1),
-                True,
-            )
-        elif path.endswith((".xz", ".gz")):
-            xz = path.endswith(".xz")
-            stream = (
-                lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY) if xz else zlib.decompressobj(_GZIP_WINDOW)
-            )
-            unpacked = stream.decompress(content, limit + 1)
-            ended = stream.eof
-        else:
-            unpacked, ended = content, True
+        unpacked, ended = _decompress(path, content, limit)
     except (lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
         raise ModuleMalformed(
             f"{path} cannot be unpacked as its name says: {error}. Build it anew."
@@ -67,6 +51,24 @@ def pack_module(path: str, module: bytes) -> bytes:
     if path.endswith(".zst"):
         return zstandard.ZstdCompressor(write_checksum=True).compress(module)
     return module
+
+
+def _decompress(path: str, content: bytes, limit: int) -> tuple[bytes, bool]:
+    """At most `limit` + 1 bytes, and whether the compressed stream came to its end."""
+    stream: lzma.LZMADecompressor | zlib._Decompress
+    if path.endswith(".zst"):
+        if (
+            zstandard.frame_content_size(content) > limit
+        ):  # a frame that names its size ignores the maximum below
+            raise _too_large(path, limit)
+        return zstandard.ZstdDecompressor().decompress(content, max_output_size=limit + 1), True
+    if path.endswith(".xz"):
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY)
+    elif path.endswith(".gz"):
+        stream = zlib.decompressobj(_GZIP_WINDOW)
+    else:
+        return content, True
+    return stream.decompress(content, limit + 1), stream.eof
 
 
 def _too_large(path: str, limit: int) -> ModuleMalformed:

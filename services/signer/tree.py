@@ -23,6 +23,7 @@ _MAX_LINKS: Final = 40  # as Linux
 _WILDCARDS: Final = frozenset("*?[")
 _OPTIONS: Final = re2.Options()
 _OPTIONS.log_errors = False
+_OPTIONS.encoding = re2.Options.Encoding.LATIN1  # a name in a tar archive may be any bytes
 
 
 class PatternInvalid(PermanentError):

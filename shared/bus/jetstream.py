@@ -129,7 +129,7 @@ class Bus:
                     await self._ensure(queue)
                     subscription = await self._jetstream.pull_subscribe_bind(queue.consumer, queue.stream)
                 messages = await subscription.fetch(batch, timeout=FETCH_TIMEOUT_SECONDS)
-            except nats.errors.TimeoutError:
+            except TimeoutError:  # nats.errors.TimeoutError is one
                 pass  # nothing to do is no error
             except (nats.errors.Error, js_errors.Error, BusUnavailable) as error:
                 log.warning("bus.fetch_failed", stream=queue.stream, error=repr(error))
