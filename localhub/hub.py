@@ -229,7 +229,7 @@ class LocalHub:
     def _ensure(self, name: str, given_url: str | None) -> int:
         if given_url:
             _check_answers(name, given_url)
-            self._progress(name, "given by the environment")
+            self._progress(name, "given by the environment", done=True)
             return 0
         server = self._server(name, self._record.read())
         return ensure_running(server, hub=self.directory, record=self._record, progress=self._progress)
@@ -241,11 +241,11 @@ class LocalHub:
             port = self._ensure(ApiServer.name, None)
             write_kubeconfig(self.kubeconfig, pki=self.pki, port=port)
         else:
-            self._progress(ApiServer.name, f"given by the environment: {given}")
+            self._progress(ApiServer.name, f"given by the environment: {given}", done=True)
         kubectl = self._programs.ensure("kubectl", self._progress)
         files = ocm.ensure_files(self._cache, self._progress)
         applied = ocm.apply_crds(kubectl, given or self.kubeconfig, files, replace=given is None)
-        self._progress("ocm", f"{len(applied)} of {len(ocm.FILES)} resources added to the API server")
+        self._progress("ocm", f"{len(applied)} of {len(ocm.FILES)} resources applied", done=True)
 
     def _stop_group(self, group: Sequence[str], running: dict[str, int], *, purge: bool) -> None:
         for name in group:
@@ -256,7 +256,7 @@ class LocalHub:
             # Data that is removed anyway needs no clean end.
             how = signal.SIGKILL if purge else STOP_SIGNALS.get(name, signal.SIGTERM)
             processes.stop(pid, hub=self.directory, name=name, stop_signal=how, limit=20)
-            self._progress(name, "stopped")
+            self._progress(name, "stopped", done=True)
 
     def _remove_data(self) -> None:
         """Remove what we made and nothing else, whatever directory we were pointed at."""

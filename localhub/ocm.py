@@ -46,6 +46,7 @@ def ensure_files(cache: Path, progress: Progress) -> Path:
                 for crd, path in FILES.items():
                     shutil.copyfile(module / path, fresh / f"{crd}.yaml")
                 fresh.rename(target)
+            progress("programs", "the API of Open Cluster Management fetched", done=True)
     return target
 
 

@@ -125,6 +125,7 @@ class Programs:
                     f"building {name} failed; {log} ends with:\n{tail}", reason="BuildFailed"
                 )
             output.rename(target)
+        progress("programs", f"{name} built", done=True)
 
 
 def _follow(build: subprocess.Popen[bytes], message: str, progress: Progress) -> None:

@@ -77,10 +77,10 @@ def ensure_running(server: Server, *, hub: Path, record: RecordFile, progress: P
     pid = processes.running(hub).get(server.name)
     if pid is not None:
         if _wait_ready(server, port, limit=HEALTHY_LIMIT, process=None):
-            progress(server.name, "runs")
+            progress(server.name, "runs", done=True)
             return port
         progress(server.name, "does not answer, is started again")
-        processes.stop(pid, hub=hub, name=server.name, stop_signal=server.stop_signal, limit=10)
+        processes.stop(pid, hub=hub, name=server.name, stop_signal=server.stop_signal, limit=3)
     return _start(server, port, hub=hub, record=record, progress=progress)
 
 
@@ -93,7 +93,7 @@ def _start(server: Server, port: int, *, hub: Path, record: RecordFile, progress
         began = time.monotonic()
         process = processes.start(server.command(port), hub=hub, name=server.name)
         if _wait_ready(server, port, limit=READY_LIMIT, process=process):
-            progress(server.name, f"ready after {time.monotonic() - began:.1f} s")
+            progress(server.name, f"ready after {time.monotonic() - began:.1f} s", done=True)
             return port
         if process.poll() is None or not server.uses_port or is_free(port):
             break  # not a lost race for the port: the same would happen again

