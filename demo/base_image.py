@@ -8,24 +8,23 @@ Both are kept in an OCI image layout (image-spec, image-layout.md) in the user's
 when what goes into it changes.
 """
 
-import gzip
 import hashlib
 import io
-import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import zstandard
-
+from demo.image_layout import ImageLayout, Layer
 from demo.kernels import Kernel
 from demo.kernels import cache_directory as kernel_cache_directory
-from shared.domain.errors import PermanentError, TransientError
+from shared.domain.errors import PermanentError
+from shared.domain.image import ImageReference
+from shared.registry.access import ANONYMOUS, RegistryAccess
+from shared.registry.client import RegistryClient
 
 BUILD_IMAGE = "kmod-build"
 RUN_IMAGE = "kmod-run"
@@ -45,32 +44,13 @@ RECIPE = 1
 """Part of every layer's cache key: raise it when the way a layer is made changes."""
 
 DEBOOTSTRAP_TIMEOUT = 900.0
-COPY_TIMEOUT = 300.0
 """Seconds."""
-
-MEDIA_TYPE = "application/vnd.oci.image"
 
 
 class BaseImageFailed(PermanentError):
     """A base image could not be made on this machine."""
 
     reason = "BaseImageFailed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """A compressed layer in the layout's blobs (image-spec, descriptor.md and config.md).
-
-    Attributes:
-        digest: of the compressed blob.
-        diff_id: digest of the uncompressed tar archive.
-        size: of the compressed blob, in bytes.
-    """
-
-    digest: str
-    diff_id: str
-    size: int
-    compression: str
 
 
 def cache_directory() -> Path:
@@ -84,73 +64,59 @@ def dockerfile() -> str:
 
 
 def prepare_images(
-    kernels: Sequence[Kernel], *, layout: Path, progress: Callable[[str], None] = lambda _: None
+    kernels: Sequence[Kernel], *, layout: ImageLayout, progress: Callable[[str], None] = lambda _: None
 ) -> None:
     """Bring an image layout up to date: it then holds `kmod-build` for these kernels, and `kmod-run`.
 
     Args:
         kernels: the kernels whose headers `kmod-build` holds.
-        layout: the image layout's directory; created if it is not there.
+        layout: where the images are kept between runs.
         progress: receives one line for people per step.
 
     Raises:
         BaseImageFailed: debootstrap or busybox is not installed, debootstrap failed, or we are not root.
 
     """
-    (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
     suite, mirror = _package_source()
     packages = sorted({*TOOLS, *(name for kernel in kernels for name in kernel.requirements)})
     headers = sorted({deb for kernel in kernels for deb in kernel.headers})
     content = [str(RECIPE), suite, *packages, *LEFT_OUT, *(deb.name for deb in headers)]
     key = hashlib.sha256("\n".join(content).encode()).hexdigest()
-    record = layout / f"layer-{key}.json"
-    if record.exists():
-        toolchain = Layer(**json.loads(record.read_text()))
-    else:
+    toolchain = layout.recall(key)
+    if toolchain is None:
         toolchain = _make_toolchain(suite, mirror, packages, headers, layout=layout, progress=progress)
-        _write(record, json.dumps(asdict(toolchain)).encode())
-    source = _store_archive(_source_archive(), layout)
-    busybox = _store_archive(_busybox_archive(), layout)
-    images = {BUILD_IMAGE: (toolchain, source), RUN_IMAGE: (busybox,)}
-    _write_index(layout, {name: _store_image(layers, layout) for name, layers in images.items()})
+        layout.remember(key, toolchain)
+    source = layout.store_archive(_source_archive())
+    busybox = layout.store_archive(_busybox_archive())
+    layout.write_images({BUILD_IMAGE: (toolchain, source), RUN_IMAGE: (busybox,)})
     progress(f"base images {BUILD_IMAGE} ({toolchain.size / 1e6:.0f} MB) and {RUN_IMAGE} are ready")
 
 
-def push_images(
-    layout: Path, *, registry: str, verify_tls: bool = False, progress: Callable[[str], None] = lambda _: None
+async def push_images(
+    layout: ImageLayout,
+    *,
+    registry: str,
+    client: RegistryClient,
+    access: RegistryAccess = ANONYMOUS,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Copy both images to a registry, as `<registry>/kmod-build:latest` and `<registry>/kmod-run:latest`.
 
     Args:
         layout: what `prepare_images` filled.
         registry: host and port, and a path if wanted.
-        verify_tls: whether the registry must have a certificate; False also allows plain HTTP.
-        progress: receives one line for people per step.
+        client: the registry client to use.
+        access: how to reach the registry.
+        progress: receives one line for people per image.
 
     Raises:
-        BaseImageFailed: skopeo is not installed.
-        TransientError: the copy failed.
+        HubError: as `RegistryClient`.
 
     """
-    if shutil.which("skopeo") is None:
-        raise BaseImageFailed("copying the base images needs skopeo: apt install skopeo")
     for image in (BUILD_IMAGE, RUN_IMAGE):
-        destination = f"{registry}/{image}:{TAG}"
-        command = [
-            "skopeo",
-            "copy",
-            "--quiet",
-            "--insecure-policy",
-            f"--dest-tls-verify={str(verify_tls).lower()}",
-        ]
-        command += [f"oci:{layout}:{image}", f"docker://{destination}"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=COPY_TIMEOUT)
-        except subprocess.CalledProcessError as error:
-            raise TransientError(f"copying {destination} failed: {error.stderr.strip()[-500:]}") from error
-        except subprocess.TimeoutExpired as error:
-            raise TransientError(f"copying {destination} took over {COPY_TIMEOUT:.0f} s.") from error
-        progress(f"pushed {destination}")
+        target = ImageReference.parse(f"{registry}/{image}:{TAG}")
+        await layout.push(image, target, client, access)
+        progress(f"pushed {target}")
 
 
 def _package_source() -> tuple[str, str]:
@@ -176,13 +142,13 @@ def _make_toolchain(
     packages: Sequence[str],
     headers: Sequence[Path],
     *,
-    layout: Path,
+    layout: ImageLayout,
     progress: Callable[[str], None],
 ) -> Layer:
     """Install a minimal system with the compiler, unpack the headers into it, and store it as a layer."""
     if shutil.which("debootstrap") is None or os.geteuid() != 0:
         raise BaseImageFailed("making the build image needs root and debootstrap: apt install debootstrap")
-    with tempfile.TemporaryDirectory(dir=layout, prefix="root-") as name:
+    with tempfile.TemporaryDirectory(dir=layout.directory, prefix="root-") as name:
         root = Path(name)
         progress(f"installing {suite} with {', '.join(packages)} (about 40 s, once)")
         # In a mount namespace of its own: what debootstrap mounts can then never be deleted with the directory.
@@ -211,9 +177,11 @@ def _make_toolchain(
         with subprocess.Popen(command, stdout=subprocess.PIPE) as archiver:
             archive = archiver.stdout
             assert archive is not None
-            layer = _store_stream(iter(lambda: archive.read(1 << 20), b""), layout)
+            layer = layout.store_stream(iter(lambda: archive.read(1 << 20), b""))
         if archiver.returncode != 0:
-            raise BaseImageFailed(f"tar ended with {archiver.returncode}; is the disk of {layout} full?")
+            raise BaseImageFailed(
+                f"tar ended with {archiver.returncode}; is the disk of {layout.directory} full?"
+            )
     return layer
 
 
@@ -226,33 +194,6 @@ def _unpack(deb: Path, root: Path) -> None:
             check=True,
             timeout=120,
         )
-
-
-def _store_stream(chunks: Iterable[bytes], layout: Path) -> Layer:
-    """Compress a tar stream with Zstandard into the blobs."""
-    plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
-    compressor = zstandard.ZstdCompressor(level=3, threads=-1).compressobj()
-    with tempfile.NamedTemporaryFile(dir=layout, delete=False) as file:
-        for chunk in chunks:
-            plain.update(chunk)
-            block = compressor.compress(chunk)
-            packed.update(block)
-            size += file.write(block)
-        block = compressor.flush()
-        packed.update(block)
-        size += file.write(block)
-    digest = packed.hexdigest()
-    Path(file.name).replace(_blob(layout, digest))
-    return Layer(
-        digest=f"sha256:{digest}", diff_id=f"sha256:{plain.hexdigest()}", size=size, compression="zstd"
-    )
-
-
-def _store_archive(archive: bytes, layout: Path) -> Layer:
-    """Compress a small tar archive with gzip, which every runtime reads, into the blobs."""
-    blob = gzip.compress(archive, mtime=0)
-    diff_id = f"sha256:{hashlib.sha256(archive).hexdigest()}"
-    return Layer(digest=_store_blob(blob, layout), diff_id=diff_id, size=len(blob), compression="gzip")
 
 
 def _source_archive() -> bytes:
@@ -284,67 +225,3 @@ def _archive(files: Mapping[str, bytes], *, links: Mapping[str, str]) -> bytes:
             member.linkname = target
             archive.addfile(member)
     return buffer.getvalue()
-
-
-def _store_image(layers: Sequence[Layer], layout: Path) -> tuple[str, int]:
-    """Store an image's configuration and manifest; return the manifest's digest and size."""
-    config = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"]},
-            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
-            "history": [{"created_by": "kmm-hub demo"} for _ in layers],  # buildah wants one for each layer
-        }
-    ).encode()
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": f"{MEDIA_TYPE}.manifest.v1+json",
-            "config": {
-                "mediaType": f"{MEDIA_TYPE}.config.v1+json",
-                "digest": _store_blob(config, layout),
-                "size": len(config),
-            },
-            "layers": [
-                {
-                    "mediaType": f"{MEDIA_TYPE}.layer.v1.tar+{layer.compression}",
-                    "digest": layer.digest,
-                    "size": layer.size,
-                }
-                for layer in layers
-            ],
-        }
-    ).encode()
-    return _store_blob(manifest, layout), len(manifest)
-
-
-def _write_index(layout: Path, images: Mapping[str, tuple[str, int]]) -> None:
-    manifests = [
-        {
-            "mediaType": f"{MEDIA_TYPE}.manifest.v1+json",
-            "digest": digest,
-            "size": size,
-            "annotations": {"org.opencontainers.image.ref.name": name},
-        }
-        for name, (digest, size) in images.items()
-    ]
-    _write(layout / "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-    _write(layout / "index.json", json.dumps({"schemaVersion": 2, "manifests": manifests}).encode())
-
-
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / "sha256" / digest
-
-
-def _store_blob(content: bytes, layout: Path) -> str:
-    digest = hashlib.sha256(content).hexdigest()
-    _write(_blob(layout, digest), content)
-    return f"sha256:{digest}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)

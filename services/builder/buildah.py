@@ -38,6 +38,9 @@ NAMESPACES = (
 MINIMUM_FREE_BYTES = 8 << 30
 """Cached layers are dropped when the disk has less room than this."""
 
+MAXIMUM_CACHE_AGE = 24 * 3600.0
+"""Seconds for which a cached layer is used: what an instruction fetched from the network must not get too old."""
+
 UPKEEP_TIMEOUT = 120.0
 """Seconds for one command that looks after the storage."""
 
@@ -87,7 +90,6 @@ class Buildah:
         self._leftovers = False
         self._running = 0
         self._gate = asyncio.Lock()
-        self._cache_started = time.monotonic()
 
     async def build(
         self, request: BuildRequest, *, on_line: Callable[[str], None] = lambda _: None
@@ -110,7 +112,7 @@ class Buildah:
         log = BuildLog(hidden=hidden, on_line=on_line)
         async with self._use_of_storage():
             if not request.use_cache:
-                self._cache_started = time.monotonic()
+                self._rebuild_mark.touch()
             with self._workspace(request) as workspace:
                 try:
                     async with asyncio.timeout(request.time_limit):
@@ -171,6 +173,17 @@ class Buildah:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+
+    @property
+    def _rebuild_mark(self) -> Path:
+        """Return the file that was last touched when a rebuild was asked for."""
+        return self._root / "rebuild"
+
+    def _cache_age(self) -> float:
+        """Return how many seconds old a layer may be to be used."""
+        if not self._rebuild_mark.exists():
+            return MAXIMUM_CACHE_AGE
+        return min(max(time.time() - self._rebuild_mark.stat().st_mtime, 0.0), MAXIMUM_CACHE_AGE)
 
     @property
     def _configuration(self) -> Path:
@@ -266,7 +279,7 @@ class Buildah:
                 secrets=Path(secrets),
                 configuration=self._configuration,
                 isolation=self._isolation,
-                cache_age=time.monotonic() - self._cache_started,
+                cache_age=self._cache_age(),
             )
             workspace.context.mkdir()
             workspace.dockerfile.write_text(request.dockerfile)

@@ -1,5 +1,6 @@
 """The kernel lab and a builder, for tests that name this file in `pytest_plugins`."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,15 @@ from kernel_lab import Lab
 from own_registry import run_registry
 
 from demo import base_image, kernels
+from demo.image_layout import ImageLayout
 from services.builder.buildah import Buildah
+from shared.registry.client import RegistryClient
+
+
+async def push(layout: ImageLayout, registry: str) -> None:
+    """Copy the base images to a registry."""
+    async with RegistryClient() as client:
+        await base_image.push_images(layout, registry=registry, client=client)
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +26,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     packages = kernels.offered_packages()
     versions = kernels.choose_versions(kernels.offered_versions(packages))
     fetched = kernels.fetch_kernels(versions, packages, cache=kernels.cache_directory())
-    layout = base_image.cache_directory()
+    layout = ImageLayout(base_image.cache_directory())
     base_image.prepare_images(fetched, layout=layout)
     with run_registry(tmp_path_factory.mktemp("registry")) as registry:
-        base_image.push_images(layout, registry=registry.address)
+        asyncio.run(push(layout, registry.address))
         yield Lab(registry=registry.address, kernels=fetched)
 
 

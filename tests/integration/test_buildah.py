@@ -16,6 +16,7 @@ from kernel_lab import Lab
 from own_registry import run_registry
 
 from demo import base_image
+from demo.image_layout import ImageLayout
 from services.builder.buildah import Buildah, BuildRequest
 from services.builder.buildah_failure import BuildFailed, BuildTimedOut, RegistryUnavailable
 
@@ -209,11 +210,17 @@ async def test_a_build_sees_neither_our_processes_nor_our_environment(
 
 @pytest.fixture
 def image_directory(lab: Lab, tmp_path: Path) -> Path:
-    """An image in a plain directory of the machine."""
+    """An image in a plain directory of the machine (containers-transports(5), dir)."""
     directory = tmp_path / "image"
-    source = f"oci:{base_image.cache_directory()}:{base_image.RUN_IMAGE}"
-    copy = ["skopeo", "copy", "--insecure-policy", source, f"dir:{directory}"]
-    subprocess.run(copy, check=True, capture_output=True, timeout=60)
+    directory.mkdir()
+    layout = ImageLayout(base_image.cache_directory())
+    manifest = layout.manifest(base_image.RUN_IMAGE)
+    (directory / "version").write_text("Directory Transport Version: 1.1\n")
+    (directory / "manifest.json").write_bytes(manifest)
+    content = json.loads(manifest)
+    for descriptor in (content["config"], *content["layers"]):
+        blob = layout.blob(descriptor["digest"])
+        shutil.copy(blob, directory / blob.name)
     return directory
 
 
