@@ -279,7 +279,7 @@ def _listed_files(
     for pattern in patterns:
         found = find_files(unpacked.root, pattern)
         if not found:
-            modules = list(find_modules(unpacked.root))
+            modules = find_modules(unpacked.root)
             shown = ", ".join(modules[:_MODULES_SHOWN]) or "no kernel modules at all"
             more = f" and {len(modules) - _MODULES_SHOWN} more" if len(modules) > _MODULES_SHOWN else ""
             raise FileToSignMissing(

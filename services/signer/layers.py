@@ -7,7 +7,7 @@ import io
 import shutil
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Limits:
     packed_bytes: int = 4 * 1024**3
     unpacked_bytes: int = 12 * 1024**3
     file_bytes: int = 256 * 1024**2
-    entries: int = 500_000
+    entries: int = 300_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +72,15 @@ class UnpackedImage:
             raise ImageUnreadable(
                 f"{path} has {file.info.size} bytes; up to {self.limits.file_bytes} are signed."
             )
-        with tarfile.open(self.layers[file.layer], "r:") as archive:
-            content = archive.extractfile(file.info)
-            data = content.read() if content is not None else b""
-        if len(data) != file.info.size:
-            raise ImageUnreadable(f"{path} is cut short in its layer. Build the image anew.")
-        return data
+        try:
+            with tarfile.open(self.layers[file.layer], "r:") as archive:
+                content = archive.extractfile(file.info)
+                assert content is not None, "a regular file"
+                return content.read()
+        except tarfile.TarError as error:
+            raise ImageUnreadable(
+                f"{path} is damaged in its layer: {error}. Build the image anew."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,7 @@ async def unpack_image(
         room -= size
         paths.append(path)
         diff_ids.append(diff_id)
-    root = await asyncio.to_thread(_read_tree, paths, limits.entries)
+    root = await asyncio.to_thread(read_tree, paths, limits.entries)
     return UnpackedImage(layers=tuple(paths), diff_ids=tuple(diff_ids), root=root, limits=limits)
 
 
@@ -208,11 +211,21 @@ class _Headers(io.FileIO):
             )
         return super().read(size)
 
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        if whence != 0 or offset < self.tell() - 1:  # an entry of negative size would be read for ever
+            raise ImageUnreadable("A layer has an entry of impossible size. Build the image anew.")
+        return super().seek(offset, whence)
+
     def __enter__(self) -> Self:
         return self
 
 
-def _read_tree(layers: list[Path], limit: int) -> Directory:
+def read_tree(layers: Sequence[Path], limit: int) -> Directory:
+    """The tree that tar archives make, lowest first, of at most `limit` entries together.
+
+    Raises:
+        ImageUnreadable: one is no tar archive, is damaged, or made to keep its reader busy.
+    """
     root, room = Directory(), limit
     for index, path in enumerate(layers):
         entries = []
@@ -220,9 +233,14 @@ def _read_tree(layers: list[Path], limit: int) -> Directory:
             with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for entry in archive:
                     entries.append(entry)
+                    if entry.size < 0:
+                        raise ImageUnreadable(
+                            "A layer has an entry of impossible size. Build the image anew."
+                        )
                     if len(entries) > room:
                         raise ImageUnreadable(f"The image has more than {limit} files. Make it smaller.")
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+            # tarfile lets the last three escape
             raise ImageUnreadable(
                 f"A layer of the image is no tar archive: {error}. Build it anew."
             ) from error

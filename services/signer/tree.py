@@ -6,7 +6,7 @@ Source of the rules: OCI image specification, "Image Layer Filesystem Changeset"
 
 import tarfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _AUFS: Final = ".wh..wh."  # bookkeeping of an old storage driver: means nothing to others
 _MAX_LINKS: Final = 40  # as Linux
+_MAX_PATH: Final = 4096  # bytes, as Linux
 _WILDCARDS: Final = frozenset("*?[")
 _OPTIONS: Final = re2.Options()
 _OPTIONS.log_errors = False
@@ -114,13 +115,17 @@ def find_files(root: Directory, pattern: str) -> dict[str, File]:
     }
 
 
-def find_modules(root: Directory, above: str = "") -> Iterator[str]:
-    """The paths of all kernel modules of the image, symbolic links not followed."""
-    for name, node in sorted(root.children.items()):
-        if isinstance(node, Directory):
-            yield from find_modules(node, f"{above}/{name}")
-        elif isinstance(node, File) and name.endswith(MODULE_SUFFIXES):
-            yield f"{above}/{name}"
+def find_modules(root: Directory) -> list[str]:
+    """The paths of all kernel modules of the image in order, symbolic links not followed."""
+    found, directories = [], [("", root)]
+    while directories:
+        above, directory = directories.pop()
+        for name, node in directory.children.items():
+            if isinstance(node, Directory):
+                directories.append((f"{above}/{name}", node))
+            elif isinstance(node, File) and name.endswith(MODULE_SUFFIXES):
+                found.append(f"{above}/{name}")
+    return sorted(found)
 
 
 def directory_at(root: Directory, path: Path) -> Directory:
@@ -134,8 +139,10 @@ def directory_at(root: Directory, path: Path) -> Directory:
 
 def _split(name: str) -> Path:
     path = tuple(part for part in name.split("/") if part not in {"", "."})
-    if ".." in path:
-        raise ImageUnreadable(f"A layer has the path {name!r}, which leads out of the image. Build it anew.")
+    if ".." in path or len(name) > _MAX_PATH:
+        raise ImageUnreadable(
+            f"A layer has the path {name[:80]!r}, out of the image or too long. Build it anew."
+        )
     return path
 
 
@@ -159,7 +166,7 @@ def _add(root: Directory, path: Path, layer: int, entry: tarfile.TarInfo) -> Non
         children[name] = directory = old if isinstance(old, Directory) else Directory()
         directory.info = entry
     elif entry.issym():
-        children[name] = Symlink(target=entry.linkname)
+        children[name] = Symlink(target=entry.linkname[:_MAX_PATH])
     elif entry.islnk():
         target = _split(entry.linkname)
         place = _walk(root, (), target[:-1])
