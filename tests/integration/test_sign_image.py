@@ -195,6 +195,37 @@ async def test_a_signed_image_stays_as_it_is(client, registry, unsigned, signer)
     assert await client.head(at_digest(elsewhere, once.digest)) is not None
 
 
+async def test_other_labels_alone_add_no_layer(client, registry, unsigned, signer):
+    target = _target(registry)
+    once = await _sign(client, unsigned, target, signer)
+    again = await sign_image(
+        client,
+        source=at_digest(target, once.digest),
+        target=target,
+        patterns=[f"{MODULES}/hello.ko"],
+        key=signer.key,
+        certificate=signer.certificate,
+        labels={"recipe": "2"},
+    )
+    before, after = [await client.image(at_digest(target, made.digest)) for made in (once, again)]
+    assert after.layers == before.layers
+    config = json.loads(await client.config(target, after.config))
+    assert config["config"]["Labels"].items() >= {"signed.by": "test", "recipe": "2"}.items()
+
+
+async def test_layers_that_the_configuration_does_not_name_are_refused(client, registry, unsigned, signer):
+    image = await client.image(unsigned)
+    config = json.loads(await client.config(unsigned, image.config))
+    config["rootfs"]["diff_ids"].reverse()
+    data = json.dumps(config).encode()
+    document = json.loads(image.manifest.content)
+    document["config"] |= {"digest": await client.upload_blob(unsigned, data), "size": len(data)}
+    source = unsigned.with_tag("swapped")
+    await client.put_manifest(source, json.dumps(document).encode(), OCI_MANIFEST)
+    with pytest.raises(ImageUnreadable, match="diff_ids"):
+        await _sign(client, source, _target(registry), signer)
+
+
 async def test_another_keys_signature_is_replaced(
     client, registry, unsigned, signer, stranger, module, tmp_path
 ):
