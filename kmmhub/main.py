@@ -1,4 +1,4 @@
-"""`kmmhub`: services, installation, the local hub, the demo. Heavy parts are imported by the command that needs them."""
+"""`kmmhub`: services, installation, the local hub, the demo. Each command imports what it needs itself."""
 
 from __future__ import annotations
 
@@ -77,6 +77,20 @@ def install(
 
     for line in install_hub(None, namespace):
         typer.echo(f"applied {line}")
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Take down what --keep left running.")] = False,
+) -> None:
+    """Tell the whole story on real parts: six clusters, real kernels, real signatures."""
+    from demo.run import run_demo, stop_demo
+
+    if stop:
+        stop_demo()
+        return
+    raise typer.Exit(run_demo(keep=keep))
 
 
 def main() -> None:
