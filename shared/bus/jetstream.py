@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
 FETCH_TIMEOUT_SECONDS = 1.0
+CLOSE_TIMEOUT_SECONDS = 2
 
 
 class BusUnavailable(TransientError):
@@ -102,9 +103,13 @@ class Bus:
             await asyncio.gather(*(_settle(message, verdict) for message in messages))
 
     async def close(self) -> None:
-        """Flush what is buffered and disconnect."""
+        """Flush what is buffered and disconnect.
+
+        Not by `drain`, which waits for pull requests that nobody will answer.
+        """
         with contextlib.suppress(nats.errors.Error, TimeoutError):
-            await self._client.drain()
+            await self._client.flush(CLOSE_TIMEOUT_SECONDS)
+        await self._client.close()
 
     async def _messages(
         self,
