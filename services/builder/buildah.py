@@ -221,6 +221,8 @@ class Buildah:
         """Write the configuration, find out what works here, and drop what a killed process left behind."""
         if shutil.which("buildah", path=PROGRAM_PATH) is None:
             raise BuildahMissing("buildah is not installed. Debian: apt install buildah crun")
+        for leftover in (self._root / "work", *self._runroot.glob("secrets-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
         for folder in (
             self._root / "work",
             self._root / "storage",

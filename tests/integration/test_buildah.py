@@ -38,15 +38,15 @@ def request(lab: Lab, *instructions: str, **changes: object) -> BuildRequest:
     return BuildRequest(**values)
 
 
-def processes_with(word: str) -> list[str]:
-    """Command lines of running processes that hold a word."""
+def running(command: str) -> list[str]:
+    """Command lines of running processes that begin like this."""
     found = []
     for process in Path("/proc").iterdir():
         try:
             line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if word in line:
+        if line.startswith(command):
             found.append(line)
     return found
 
@@ -63,11 +63,19 @@ def files_with(word: str, directory: Path) -> str:
     return subprocess.run(search, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
-def wait_for_process(word: str) -> None:
-    """Return when a process with this word is running."""
+def wait_for_process(command: str) -> None:
+    """Return when a process with this command line is running."""
     deadline = time.monotonic() + 30
-    while not processes_with(word):
-        assert time.monotonic() < deadline, f"no process with {word}"
+    while not running(command):
+        assert time.monotonic() < deadline, f"{command} was not started"
+        time.sleep(0.05)
+
+
+def wait_until_gone(command: str) -> None:
+    """Return when no process has this command line."""
+    deadline = time.monotonic() + 10
+    while running(command):
+        assert time.monotonic() < deadline, f"{command} lives on"
         time.sleep(0.05)
 
 
@@ -147,7 +155,7 @@ async def test_the_time_limit_ends_everything_that_was_started(
     with pytest.raises(BuildTimedOut, match="took over 3 s"):
         await build
     assert time.monotonic() - started < 6
-    assert processes_with(f"sleep {mark}") == []
+    assert running(f"sleep {mark}") == []
     assert mounts_below(builder_directory) == []
     assert list((builder_directory / "root" / "work").iterdir()) == []
     await builder.build(request(lab, "RUN true"))
@@ -160,7 +168,39 @@ async def test_a_cancelled_build_ends_at_once(lab: Lab, builder: Buildah) -> Non
     build.cancel()
     with pytest.raises(asyncio.CancelledError):
         await build
-    assert processes_with(f"sleep {mark}") == []
+    assert running(f"sleep {mark}") == []
+
+
+KILLED_BUILDER = """
+import asyncio, pathlib, sys
+from services.builder.buildah import Buildah, BuildRequest
+directory, dockerfile, destination = sys.argv[1:]
+request = BuildRequest(
+    dockerfile=dockerfile, build_args={}, destination=destination, secrets={"token": {"value": b"canary-left"}}
+)
+asyncio.run(Buildah(pathlib.Path(directory, "root"), pathlib.Path(directory, "run")).build(request))
+"""
+
+
+def kill_a_builder_at_work(directory: Path, work: BuildRequest, command: str) -> None:
+    """Start a builder as a process of its own, and kill it when its build runs this command."""
+    builder = [sys.executable, "-c", KILLED_BUILDER, str(directory), work.dockerfile, work.destination]
+    with subprocess.Popen(builder) as process:
+        wait_for_process(command)
+        process.kill()
+
+
+async def test_a_killed_builder_takes_its_build_along_and_the_next_one_cleans_up(
+    lab: Lab, tmp_path: Path
+) -> None:
+    mark = str(uuid.uuid4().int % 10**9 + 10**9)
+    work = request(lab, f"RUN setsid sleep {mark} & sleep {mark}")
+    await asyncio.to_thread(kill_a_builder_at_work, tmp_path, work, f"sleep {mark}")
+    await asyncio.to_thread(wait_until_gone, f"sleep {mark}")
+    assert files_with("canary-left", tmp_path) != ""
+    await Buildah(tmp_path / "root", tmp_path / "run").build(request(lab, "RUN true"))
+    assert files_with("canary-left", tmp_path) == ""
+    assert mounts_below(tmp_path) == []
 
 
 async def test_a_build_reads_its_secrets_and_leaves_no_trace_of_them(
