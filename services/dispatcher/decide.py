@@ -108,7 +108,8 @@ def decide(
         cluster: the cluster, None if it does not exist (any more).
         outcomes: for each kernel of the cluster what the module has for it.
         work: the work of the module's name in the cluster's namespace, None if there is none.
-        posted_hash: `observed_hash` right after our own last write of that work.
+        posted_hash: `observed_hash` right after our own last write of that work; None if we ended before it was
+            noted, and cannot tell whether somebody edited the work since: it is written once more.
 
     Rules, in order: a work that is not ours is never touched. A work that is being deleted is never written, nor
     made again while its cluster goes. A work of a module that is going, or of a cluster that is not selected, is
@@ -138,7 +139,7 @@ def decide(
     if stored is None:
         return Create(work=desired)
     is_as_meant = stored.content_hash == desired["metadata"]["annotations"][HASH_ANNOTATION]
-    is_as_posted = posted_hash is None or posted_hash == stored.observed_hash
+    is_as_posted = posted_hash == stored.observed_hash
     return Leave(why=Why.UP_TO_DATE) if is_as_meant and is_as_posted else Patch(uid=stored.uid, work=desired)
 
 

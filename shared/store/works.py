@@ -50,7 +50,10 @@ async def record_works(
         statement.on_conflict_do_update(
             index_elements=["cluster", "name"],
             set_=values | {"seen_at": sa.func.now()},
-            where=works.c.resource_version < statement.excluded.resource_version,
+            # The watch may be quicker than the answer to our write, which then adds only what it alone knows.
+            where=works.c.resource_version <= statement.excluded.resource_version
+            if is_own_write
+            else works.c.resource_version < statement.excluded.resource_version,
         ).returning(works.c.cluster, works.c.name)
     )
     return {(cluster, name) for cluster, name in stored}
