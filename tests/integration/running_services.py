@@ -1,0 +1,155 @@
+"""The four services as real processes, and waiting with a limit."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+NAMES = ("watcher", "dispatcher", "builder", "signer")
+STOP_SECONDS = 20.0
+ROOT = Path(__file__).parents[2]
+
+T = TypeVar("T")
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T]], *, what: str, seconds: float = 25.0, every: float = 0.1
+) -> T:
+    """What `look` returns as soon as that is true (not None, False or empty) and no assertion in it fails.
+
+    Raises:
+        AssertionError: after `seconds`; it says what was waited for, and what was seen last.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            seen: Any = await look()
+        except AssertionError as error:
+            seen = error
+        else:
+            if seen:
+                return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} seconds: {what}; seen last: {str(seen)[:3000]}")
+        await asyncio.sleep(every)
+
+
+class Service:
+    """One service, started and ended as often as a test likes; its log goes on through all lives."""
+
+    def __init__(self, name: str, *, environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it is not waited for."""
+        assert not self.is_running, f"{self.name} runs already"
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.name}"],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kill -9."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(timeout=STOP_SECONDS)
+
+    def end(self) -> int:
+        """SIGTERM; the exit status, which must come within the time limit."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(
+                f"{self.name} did not end on SIGTERM; its log ends with {self.tail()}"
+            ) from None
+
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of its log so far."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [
+            json.loads(line) if line.startswith("{") else {"event": line, "level": "error"} for line in lines
+        ]
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text().splitlines()[-lines:])
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics: name with labels to value."""
+        started = [line for line in self.events() if line["event"] == "service.started"]
+        with urllib.request.urlopen(f"{started[-1]['health']}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
+
+
+class Services:
+    """All four, with one environment."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        base = {
+            "PATH": os.pathsep.join(os.get_exec_path()),
+            "HOME": str(directory),
+            "KMMHUB_BUILD_DIR": str(directory / "build"),
+        }
+        self._all = {
+            name: Service(name, environment=base | dict(environment), log=directory / f"{name}.log")
+            for name in NAMES
+        }
+
+    def __getitem__(self, name: str) -> Service:
+        return self._all[name]
+
+    def start(self) -> None:
+        """Start those that do not run."""
+        for service in self._all.values():
+            if not service.is_running:
+                service.start()
+
+    def end(self) -> dict[str, int]:
+        """End those that run; their exit statuses."""
+        return {name: service.end() for name, service in self._all.items() if service.is_running}
+
+    def kill(self) -> None:
+        """Kill -9 those that run."""
+        for service in self._all.values():
+            if service.is_running:
+                service.kill()
+
+    def surprises(self) -> list[dict[str, Any]]:
+        """Log lines that no fault of the outside explains: errors and exceptions."""
+        return [
+            {"service": name, **line}
+            for name, service in self._all.items()
+            for line in service.events()
+            if line.get("level") in {"error", "critical"} or "exception" in line
+        ]
