@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -65,13 +65,14 @@ def run_demo(*, keep: bool) -> int:
     hub = LocalHub(settings.directory, progress=_progress(narrator), given=GivenAddresses())
     is_told = False
     try:
-        addresses = _start_hub(narrator, hub)
-        fleet_kernels = _prepare(narrator, addresses)
-        with _services(narrator, settings, hub.directory, addresses, keep=keep):
+        addresses = start_hub(narrator, hub)
+        fleet_kernels = prepare(narrator, addresses)
+        with services(narrator, settings, hub.directory, addresses, keep=keep):
             asyncio.run(_tell(narrator, addresses, fleet_kernels, keep=keep))
         is_told = True
-    except HubError as error:
-        console.print(f"[red]✗[/red] {error}", highlight=False)
+    except* HubError as errors:
+        for error in errors.exceptions:
+            console.print(f"[red]✗[/red] {error}", highlight=False)
         console.print(f"Logs: {hub.directory / 'services.log'} and {hub.directory / 'logs'}", highlight=False)
     finally:
         if not keep:
@@ -107,7 +108,8 @@ def _end(pid: int) -> None:
         time.sleep(0.1)
 
 
-def _start_hub(narrator: Narrator, hub: LocalHub) -> HubAddresses:
+def start_hub(narrator: Narrator, hub: LocalHub) -> HubAddresses:
+    """A fresh hub, with schema and CRDs; what an earlier demo left is removed."""
     with narrator.step("A hub of its own: API server, etcd, NATS, Postgres, registry"):
         stop_kept(hub.directory)
         hub.down(purge=True)
@@ -118,7 +120,8 @@ def _start_hub(narrator: Narrator, hub: LocalHub) -> HubAddresses:
         return addresses
 
 
-def _prepare(narrator: Narrator, addresses: HubAddresses) -> tuple[Kernel, ...]:
+def prepare(narrator: Narrator, addresses: HubAddresses) -> tuple[Kernel, ...]:
+    """The kernels of the story, and the base images in the registry."""
     with narrator.step("Four real kernels of Debian, and a base image with their headers"):
         packages = kernels.offered_packages()
         versions = kernels.choose_versions(kernels.offered_versions(packages))
@@ -138,15 +141,25 @@ async def _push(layout: ImageLayout, registry: str, narrator: Narrator) -> None:
 
 
 @contextlib.contextmanager
-def _services(
-    narrator: Narrator, settings: DemoSettings, directory: Path, addresses: HubAddresses, *, keep: bool
+def services(
+    narrator: Narrator,
+    settings: DemoSettings,
+    directory: Path,
+    addresses: HubAddresses,
+    *,
+    keep: bool,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
-    """`kmmhub up` beside the story; a service that somebody kills is started again by it."""
-    environment = addresses.environment() | {
-        "OPERATOR_NAMESPACE": NAMESPACE,
-        "PATH": settings.path,
-        "HOME": settings.home,
-    }
+    """`kmmhub up` beside the story, with further variables; a service that somebody kills is started again by it."""
+    environment = (
+        addresses.environment()
+        | dict(variables or {})
+        | {
+            "OPERATOR_NAMESPACE": NAMESPACE,
+            "PATH": settings.path,
+            "HOME": settings.home,
+        }
+    )
     with (directory / "services.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "kmmhub.main", "up"],

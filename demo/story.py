@@ -30,6 +30,7 @@ LABEL = "hardware.example/accelerator"
 SIGNER = "kmm-hub demo"
 CLUSTERS = tuple(f"edge-{number}" for number in range(1, 7))
 PATIENCE_SECONDS = 600.0
+BOOTS_AT_ONCE = 2
 QUIET_SECONDS = 2.0
 """How long nothing may be written before "it was not written" is believed."""
 
@@ -155,16 +156,10 @@ class Story:
         with self.narrator.step("The kernels judge: each boots with our certificate enrolled"):
             images = _images(await self.user.works())
             foreign = _new_key("somebody else")
-            for kernel in self.kernels:
-                self.narrator.doing(f"boots {kernel.version} and tries three modules")
-                module = await pull_module(self.registry, images[kernel.version])
-                bare = strip_signatures(module.content)
-                report = await boot(
-                    kernel,
-                    {"unsigned": bare, "foreign": _signed(bare, foreign), "shipped": module.content},
-                    trusted_certificate=self.key.certificate,
-                )
-                self._expect_verdicts(kernel, report)
+            seats = asyncio.Semaphore(BOOTS_AT_ONCE)
+            async with asyncio.TaskGroup() as group:
+                for kernel in self.kernels:
+                    group.create_task(self._judge(kernel, images[kernel.version], foreign, seats))
 
     async def delete_module(self) -> None:
         """The module is deleted: all works go, then the module itself."""
@@ -236,6 +231,18 @@ class Story:
         expect(
             len(rows) == len(made) == count, f"{len(rows)} artifacts, {len(made)} of them signed, not {count}"
         )
+
+    async def _judge(self, kernel: Kernel, image: str, foreign: SigningKey, seats: asyncio.Semaphore) -> None:
+        module = await pull_module(self.registry, image)
+        bare = strip_signatures(module.content)
+        async with seats:
+            self.narrator.doing(f"boots {kernel.version} and tries three modules")
+            report = await boot(
+                kernel,
+                {"unsigned": bare, "foreign": _signed(bare, foreign), "shipped": module.content},
+                trusted_certificate=self.key.certificate,
+            )
+        self._expect_verdicts(kernel, report)
 
     async def wait_until_ready(self) -> None:
         """Wait until the module's condition Ready is True."""
