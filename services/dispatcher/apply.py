@@ -12,7 +12,7 @@ from prometheus_client import Counter
 
 from services.dispatcher.assemble import patch_of
 from services.dispatcher.decide import Create, Decision, Delete, Leave, Patch
-from services.dispatcher.gather import StoredModule
+from services.dispatcher.stored import StoredModule
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
 from shared.kube.client import MANIFEST_WORKS, MODULES, KubeClient
 from shared.kube.errors import Conflict, NotFound

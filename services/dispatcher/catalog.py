@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from services.dispatcher.assemble import Shipment, pin
 from services.dispatcher.decide import KernelOutcome, Module, Pending
 from services.dispatcher.demand import Configuration, Unmet, Wanted, demand
-from services.dispatcher.gather import StoredModule
 from services.dispatcher.status import PROGRESS
-from shared.domain.artifact import ArtifactKey, ArtifactState
+from services.dispatcher.stored import StoredModule
+from shared.domain.artifact import Artifact, ArtifactKey, ArtifactState
 from shared.domain.errors import PermanentError
 from shared.domain.kernel import KernelVersion
 from shared.domain.mapping import MappingIndex
 from shared.domain.module import KernelMapping, ModuleLoader, ModuleSpec, parse_module
-from shared.store.artifacts import Artifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

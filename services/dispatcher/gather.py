@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,36 +10,14 @@ from sqlalchemy.dialects.postgresql import array
 
 from services.dispatcher.decide import Cluster
 from services.dispatcher.demand import Configuration, SecretFact
+from services.dispatcher.stored import StoredModule, StoredWork
 from shared.domain.kernel import KernelVersion
-from shared.domain.work import ObservedWork
 from shared.store import tables
 from shared.store.database import Connection
 from shared.store.works import read_work
 
 RESOURCES = frozenset({"clusters", "modules", "config_maps", "secrets", "works"})
 """Nothing is decided before the watcher has listed all of them once: an empty table is no fact."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredModule:
-    """A row of `modules`."""
-
-    name: str
-    uid: str
-    generation: int
-    spec: Mapping[str, Any]
-    status: Mapping[str, Any]
-    finalizers: tuple[str, ...]
-    is_deleting: bool
-    resource_version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredWork:
-    """A work, and its `observed_hash` right after our own last write."""
-
-    work: ObservedWork
-    posted_hash: str | None
 
 
 async def is_synced(connection: Connection) -> bool:

@@ -9,8 +9,8 @@ from services.dispatcher import gather
 from services.dispatcher.catalog import ReadModule, outcome_of
 from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide
 from services.dispatcher.demand import Configuration, Unmet, Wanted
-from services.dispatcher.gather import StoredWork
 from services.dispatcher.scope import Pair, Scope
+from services.dispatcher.stored import StoredWork
 from shared.domain.kernel import KernelVersion
 from shared.domain.selection import is_selected
 from shared.store import artifacts

@@ -114,6 +114,29 @@ class ArtifactRequest:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """An artifact as it stands: what was asked for, how far it is, and what went wrong last.
+
+    Attributes:
+        attempts: tries of the current stage so far.
+        source: `name@digest` of the unsigned image, once there is one.
+        digest: what is shipped, once it is ready.
+        signed_by: fingerprint of the certificate whose signature was verified.
+        reason, message: of the last failure.
+    """
+
+    key: ArtifactKey
+    request: ArtifactRequest
+    state: ArtifactState
+    attempts: int
+    source: str | None
+    digest: str | None
+    signed_by: str | None
+    reason: str | None
+    message: str | None
+
+
 def request_to_json(request: ArtifactRequest) -> dict[str, Json]:
     """The stored form of a request; `request_from_json` reads it back."""
     build, sign = request.build, request.sign

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.domain.artifact import (
+    Artifact,
     ArtifactKey,
     ArtifactRequest,
     ArtifactState,
@@ -30,21 +31,6 @@ from shared.store.tables import artifacts
 
 ANNOUNCE_AGAIN_SECONDS = 30
 """An artifact that nobody took is announced again after this time, doubled with each announcement up to 64 times."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
-    """A row of `artifacts`, without its log."""
-
-    key: ArtifactKey
-    request: ArtifactRequest
-    state: ArtifactState
-    attempts: int
-    source: str | None
-    digest: str | None
-    signed_by: str | None
-    reason: str | None
-    message: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

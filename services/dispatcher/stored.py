@@ -1,0 +1,31 @@
+"""Rows of the database as values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.domain.work import ObservedWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModule:
+    """A row of `modules`."""
+
+    name: str
+    uid: str
+    generation: int
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+    finalizers: tuple[str, ...]
+    is_deleting: bool
+    resource_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWork:
+    """A work, and its `observed_hash` right after our own last write."""
+
+    work: ObservedWork
+    posted_hash: str | None
