@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.domain.canonical import canonical_json, content_hash
+from shared.domain.artifact import Access
+from shared.domain.canonical import Json, canonical_json, content_hash
 from shared.domain.image import ImageReference
 from shared.domain.mapping import Resolution
 from shared.domain.module import ModuleSpec
@@ -62,7 +63,7 @@ def assemble_work(
         "workload": {"manifests": [_module(owner.name, spec, shipments)]},
         "manifestConfigs": [_feedback(owner.name, spec.spoke_namespace)],
     }
-    images = {shipment.image: shipment.tag for shipment in shipments}
+    images: dict[str, Json] = {shipment.resolution.kernel: shipment.tag for shipment in shipments}
     return {
         "apiVersion": "work.open-cluster-management.io/v1",
         "kind": "ManifestWork",
@@ -108,7 +109,8 @@ def _module(name: str, spec: ModuleSpec, shipments: Sequence[Shipment]) -> dict[
     loader = shipped.get("moduleLoader")
     if loader is not None:
         container = {key: value for key, value in loader["container"].items() if key not in {"build", "sign"}}
-        container["kernelMappings"] = [_mapping(shipment) for shipment in shipments]
+        inherited = spec.loader.tls if spec.loader is not None else None
+        container["kernelMappings"] = [_mapping(shipment, inherited or Access()) for shipment in shipments]
         # Mappings carry the resolved list; the deprecated field beside it would be refused by KMM's webhook.
         container.pop("inTreeModuleToRemove", None)
         # Defaults are spelled out, or the work agent finds a difference to the stored Module at each resync.
@@ -122,12 +124,13 @@ def _module(name: str, spec: ModuleSpec, shipments: Sequence[Shipment]) -> dict[
     }
 
 
-def _mapping(shipment: Shipment) -> dict[str, Any]:
+def _mapping(shipment: Shipment, inherited: Access) -> dict[str, Any]:
+    """One literal mapping; what it says about TLS stands there even if it only takes back the container's word."""
     resolution = shipment.resolution
     mapping: dict[str, Any] = {"literal": resolution.kernel, "containerImage": shipment.image}
     if resolution.in_tree_modules_to_remove is not None:
         mapping["inTreeModulesToRemove"] = list(resolution.in_tree_modules_to_remove)
-    if resolution.tls.insecure or resolution.tls.skip_tls_verify:
+    if resolution.tls != Access() or inherited != Access():
         mapping["registryTLS"] = {
             "insecure": resolution.tls.insecure,
             "insecureSkipTLSVerify": resolution.tls.skip_tls_verify,

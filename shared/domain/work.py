@@ -15,7 +15,7 @@ HASH_ANNOTATION = "hub.kmm.sigs.x-k8s.io/content-hash"
 """The hash of what we meant to post; equal hashes need no write."""
 
 IMAGES_ANNOTATION = "hub.kmm.sigs.x-k8s.io/images"
-"""JSON object from each shipped `name@digest` to the tag that the user wrote."""
+"""JSON object from each kernel to the reference that the user wrote, where the work ships `name@digest`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
