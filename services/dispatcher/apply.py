@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -78,9 +79,8 @@ async def _delete(kube: KubeClient, module: str, cluster: str, uid: str) -> None
 
 
 async def ensure_finalizer(kube: KubeClient, module: StoredModule) -> None:
-    """Put our finalizer on a module before its first work is posted. Raises Conflict if it changed meanwhile."""
-    if FINALIZER not in module.finalizers:
-        await _set_finalizers(kube, module, [*module.finalizers, FINALIZER])
+    """Put our finalizer on a module before its first work is posted. Raises HubError."""
+    await _change_finalizers(kube, module, lambda names: names if FINALIZER in names else [*names, FINALIZER])
 
 
 async def has_works(kube: KubeClient, module: str) -> bool:
@@ -90,24 +90,37 @@ async def has_works(kube: KubeClient, module: str) -> bool:
 
 
 async def release_module(kube: KubeClient, module: StoredModule) -> None:
-    """Take our finalizer off a module whose works are gone."""
-    if FINALIZER in module.finalizers:
-        await _set_finalizers(kube, module, [name for name in module.finalizers if name != FINALIZER])
+    """Take our finalizer off a module whose works are gone; one that is gone itself is no error."""
+    with contextlib.suppress(NotFound):
+        await _change_finalizers(kube, module, lambda names: [name for name in names if name != FINALIZER])
         log.info("module.released", module=module.name)
 
 
-async def _set_finalizers(kube: KubeClient, module: StoredModule, finalizers: Sequence[str]) -> None:
-    await kube.merge_patch(
-        MODULES,
-        module.name,
-        {
-            "metadata": {
-                "uid": module.uid,
-                "resourceVersion": str(module.resource_version),
-                "finalizers": list(finalizers),
-            }
-        },
-    )
+async def _change_finalizers(
+    kube: KubeClient, module: StoredModule, change: Callable[[Sequence[str]], Sequence[str]]
+) -> None:
+    """Apply `change` to the finalizers as stored, and if the module was written since, as they are now."""
+    try:
+        await _write_finalizers(kube, module, change(module.finalizers))
+    except Conflict:
+        now = (await kube.get(MODULES, module.name))["metadata"]
+        module = replace(
+            module,
+            resource_version=int(now["resourceVersion"]),
+            finalizers=tuple(now.get("finalizers") or ()),
+        )
+        await _write_finalizers(kube, module, change(module.finalizers))
+
+
+async def _write_finalizers(kube: KubeClient, module: StoredModule, finalizers: Sequence[str]) -> None:
+    """Raises Conflict if the module is no longer at its resourceVersion."""
+    if list(finalizers) != list(module.finalizers):
+        metadata = {
+            "uid": module.uid,
+            "resourceVersion": str(module.resource_version),
+            "finalizers": list(finalizers),
+        }
+        await kube.merge_patch(MODULES, module.name, {"metadata": metadata})
 
 
 async def write_status(kube: KubeClient, module: StoredModule, status: Mapping[str, Any]) -> None:

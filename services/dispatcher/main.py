@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import structlog
 from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.dispatcher.reconcile import Reconciler, announce_again
+from services.dispatcher.reconcile import Reconciler
 from shared.bus.jetstream import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
 from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
@@ -64,7 +64,7 @@ class Dispatcher:
             await _wait(stop, every)
 
     async def retry(self, stop: asyncio.Event) -> None:
-        """Look again at works that the API server did not take."""
+        """Look again at whatever the API server did not take."""
         while not stop.is_set():
             due = {change for change, when in self._again.items() if when <= time.monotonic()}
             for change in due:
@@ -80,7 +80,8 @@ class Dispatcher:
             if names:
                 try:
                     async with self._turn:
-                        await self._reconciler.report(names)
+                        failed = await self._reconciler.report(names)
+                    self._look_again(Changed(kind=Kind.MODULE, name=name) for name in failed)
                 except (SQLAlchemyError, OSError) as error:
                     log.warning("status.failed", error=str(error))
                     self._to_report |= names
@@ -108,10 +109,13 @@ class Dispatcher:
             return Retry(seconds=RETRY_SECONDS)
         if outcome.has_announced:
             self._backbone.relay.wake()
-        for change in announce_again(outcome.failed):
-            self._again.setdefault(change, time.monotonic() + RETRY_SECONDS)
+        self._look_again(outcome.failed)
         self._to_report |= outcome.touched
         return Done()
+
+    def _look_again(self, changes: Iterable[Changed]) -> None:
+        for change in changes:
+            self._again.setdefault(change, time.monotonic() + RETRY_SECONDS)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from services.dispatcher.picture import Picture, take_picture
 from services.dispatcher.scope import Pair, Scope, scope_of
 from services.dispatcher.status import Place, Survey, module_status
 from services.dispatcher.want import want_artifacts
-from shared.domain.errors import HubError
+from shared.domain.errors import HubError, TransientError
 from shared.events.messages import Changed, Kind
 from shared.kube.client import KubeClient
 from shared.runtime.clock import now
@@ -29,12 +29,12 @@ class Outcome:
     """What a pass leaves to do.
 
     Attributes:
-        failed: (module, cluster) pairs to look at again, because the API server did not take the write.
+        failed: what to look at again, because the API server did not take the write.
         touched: modules whose status may have changed.
         has_announced: the outbox got something.
     """
 
-    failed: frozenset[Pair] = frozenset()
+    failed: frozenset[Changed] = frozenset()
     touched: frozenset[str] = frozenset()
     has_announced: bool = False
 
@@ -60,19 +60,20 @@ class Reconciler:
             scope = scope_of(changes, {name: read.module.spec for name, read in modules.items()})
             picture = await take_picture(connection, modules, scope, namespace=self._namespace)
         has_announced = await want_artifacts(self._engine, picture)
-        failed = await self._apply(picture)
+        failed = set(announce_again(await self._apply(picture)))
         touched = {module for module, _ in picture.pairs} | scope.modules
         if scope.everything:
             touched |= set(modules)
         for name in touched & set(modules):
-            if modules[name].stored.is_deleting:
-                await self._release_if_done(modules[name], picture)
+            if modules[name].stored.is_deleting and not await self._release_if_done(modules[name], picture):
+                failed.add(Changed(kind=Kind.MODULE, name=name))
         return Outcome(
             failed=frozenset(failed), touched=frozenset(touched & set(modules)), has_announced=has_announced
         )
 
-    async def report(self, names: Collection[str]) -> None:
-        """Write the status of modules, as they are now."""
+    async def report(self, names: Collection[str]) -> set[str]:
+        """Write the status of modules, as they are now. Returns those for which it must be tried again."""
+        failed = set()
         async with self._engine.connect() as connection:
             modules = await self._read_modules(connection)
             scope = Scope(modules=frozenset(names))
@@ -91,6 +92,9 @@ class Reconciler:
                 )
             except HubError as error:
                 log.warning("status.not_written", module=name, error=str(error))
+                if isinstance(error, TransientError):
+                    failed.add(name)
+        return failed
 
     async def _read_modules(self, connection: Connection) -> dict[str, ReadModule]:
         stored = await gather.read_modules(connection)
@@ -136,20 +140,25 @@ class Reconciler:
                 blocked.add(name)
         return blocked
 
-    async def _release_if_done(self, read: ReadModule, picture: Picture) -> None:
-        """Let a deleted module go once the API server itself, not our memory of it, shows no work."""
+    async def _release_if_done(self, read: ReadModule, picture: Picture) -> bool:
+        """Let a deleted module go once the API server itself, not our memory of it, shows no work.
+
+        Returns false if the API server could not be asked; while works are left, their end will be announced.
+        """
         name = read.module.name
         if any(
             stored.work.module == name and not stored.work.is_gone
             for pair, stored in picture.works.items()
             if pair[0] == name
         ):
-            return
+            return True
         try:
             if not await apply.has_works(self._kube, name):
                 await apply.release_module(self._kube, read.stored)
         except HubError as error:
             log.warning("module.not_released", module=name, error=str(error))
+            return False
+        return True
 
 
 def _survey(picture: Picture, read: ReadModule, bad_kernels: Iterable[tuple[str, str]]) -> Survey:
