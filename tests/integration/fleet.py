@@ -190,7 +190,7 @@ class Fleet:
         found = await self.module(module)
         assert found is not None, f"module {module} is not there"
         conditions = (found.get("status") or {}).get("conditions") or []
-        chosen = [one for one in conditions if one["type"] == kind]
+        chosen: list[dict[str, Any]] = [one for one in conditions if one["type"] == kind]
         assert chosen, f"module {module} has no condition {kind}: {conditions}"
         return chosen[0]
 
@@ -199,7 +199,11 @@ class Fleet:
 
         async def look() -> dict[str, Any] | None:
             work = await self.work(cluster, name)
-            return work if work and work["metadata"].get("labels", {}).get(MODULE_LABEL) == name else None
+            return (
+                work
+                if work is not None and work["metadata"].get("labels", {}).get(MODULE_LABEL) == name
+                else None
+            )
 
         return await eventually(look, what=f"a work {name} in {cluster}", seconds=seconds)
 

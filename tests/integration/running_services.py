@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 async def eventually(
-    look: Callable[[], Awaitable[T]], *, what: str, seconds: float = 25.0, every: float = 0.1
+    look: Callable[[], Awaitable[T | None]], *, what: str, seconds: float = 25.0, every: float = 0.1
 ) -> T:
     """What `look` returns as soon as that is true (not None, False or empty) and no assertion in it fails.
 
@@ -28,14 +28,16 @@ async def eventually(
         AssertionError: after `seconds`; it says what was waited for, and what was seen last.
     """
     deadline = time.monotonic() + seconds
+    seen: object
     while True:
         try:
-            seen: Any = await look()
+            found = await look()
         except AssertionError as error:
             seen = error
         else:
-            if seen:
-                return seen
+            if found:
+                return found
+            seen = found
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:.0f} seconds: {what}; seen last: {str(seen)[:3000]}")
         await asyncio.sleep(every)
