@@ -13,7 +13,7 @@ from services.dispatcher.demand import Configuration, SecretFact
 from services.dispatcher.stored import StoredModule, StoredWork
 from shared.domain.kernel import KernelVersion
 from shared.store import tables
-from shared.store.database import Connection
+from shared.store.database import Connection, text_array
 from shared.store.works import read_work
 
 RESOURCES = frozenset({"clusters", "modules", "config_maps", "secrets", "works"})
@@ -51,7 +51,7 @@ async def read_clusters(connection: Connection, names: Collection[str] | None) -
     """Clusters by name; all of them if `names` is None."""
     query = sa.select(tables.clusters)
     if names is not None:
-        query = query.where(tables.clusters.c.name.in_(names))
+        query = query.where(tables.clusters.c.name == sa.any_(text_array(names)))
     return {row["name"]: _cluster(row) for row in (await connection.execute(query)).mappings()}
 
 
@@ -59,7 +59,10 @@ async def read_bad_kernels(connection: Connection, names: Collection[str]) -> li
     """(cluster, reason) for each entry of a claim that is no kernel."""
     rows = await connection.execute(
         sa.select(tables.clusters.c.name, tables.clusters.c.invalid_kernels)
-        .where(tables.clusters.c.name.in_(names), tables.clusters.c.invalid_kernels != sa.text("'[]'::jsonb"))
+        .where(
+            tables.clusters.c.name == sa.any_(text_array(names)),
+            tables.clusters.c.invalid_kernels != sa.text("'[]'::jsonb"),
+        )
         .order_by(tables.clusters.c.name)
     )
     return [(name, entry["reason"]) for name, entries in rows for entry in entries]
@@ -72,7 +75,10 @@ async def read_works(
     query = sa.select(tables.works)
     if modules is not None:
         query = query.where(
-            sa.or_(tables.works.c.name.in_(list(modules)), tables.works.c.cluster.in_(list(clusters)))
+            sa.or_(
+                tables.works.c.name == sa.any_(text_array(modules)),
+                tables.works.c.cluster == sa.any_(text_array(clusters)),
+            )
         )
     rows = await connection.execute(query)
     return {
@@ -91,7 +97,7 @@ async def read_places_of_artifacts(connection: Connection, keys: Collection[str]
             clusters,
             clusters.c.kernels.contains(array([kernels.c.kernel])),
         )
-        .where(kernels.c.artifact_key.in_(list(keys)))
+        .where(kernels.c.artifact_key == sa.any_(text_array(keys)))
     )
     return {(module, cluster) for module, cluster in rows}
 

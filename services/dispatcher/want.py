@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from services.dispatcher.demand import Wanted
 from services.dispatcher.picture import Picture
 from shared.store import artifacts
-from shared.store.database import Engine
+from shared.store.database import Engine, chunks
 from shared.store.tables import module_kernels
 
 log = structlog.get_logger()
@@ -23,20 +23,20 @@ async def want_artifacts(engine: Engine, picture: Picture) -> bool:
     }
     if not wanted:
         return False
-    statement = insert(module_kernels).values(
-        [
-            {"module": module, "kernel": kernel, "artifact_key": need.request.key}
-            for (module, kernel), need in sorted(wanted.items())
-        ]
-    )
+    rows = [
+        {"module": module, "kernel": kernel, "artifact_key": need.request.key}
+        for (module, kernel), need in sorted(wanted.items())
+    ]
     async with engine.begin() as connection:
-        await connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["module", "kernel"],
-                set_={"artifact_key": statement.excluded.artifact_key},
-                where=module_kernels.c.artifact_key != statement.excluded.artifact_key,
+        for chunk in chunks(rows):
+            statement = insert(module_kernels).values(chunk)
+            await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["module", "kernel"],
+                    set_={"artifact_key": statement.excluded.artifact_key},
+                    where=module_kernels.c.artifact_key != statement.excluded.artifact_key,
+                )
             )
-        )
         new = await artifacts.want(connection, [need.request for need in wanted.values()])
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])

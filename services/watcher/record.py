@@ -12,7 +12,7 @@ from services.watcher.facts import Row
 from shared.domain.work import ObservedWork
 from shared.events.messages import Changed, Kind
 from shared.store import tables
-from shared.store.database import Connection
+from shared.store.database import Connection, text_array
 from shared.store.outbox import announce
 from shared.store.works import mark_gone, record_works
 
@@ -78,7 +78,7 @@ async def forget_facts(connection: Connection, facts: FactTable, names: Collecti
     if names:
         table = facts.table
         removed = await connection.execute(
-            sa.delete(table).where(table.c.name.in_(names)).returning(table.c.name)
+            sa.delete(table).where(table.c.name == sa.any_(text_array(names))).returning(table.c.name)
         )
         await announce(connection, (Changed(kind=facts.kind, name=name) for (name,) in removed))
 

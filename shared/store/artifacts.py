@@ -25,7 +25,7 @@ from shared.domain.artifact import (
     request_to_json,
 )
 from shared.events.messages import Changed, Kind, Requested
-from shared.store.database import Connection
+from shared.store.database import Connection, chunks, text_array
 from shared.store.outbox import announce
 from shared.store.tables import artifacts
 
@@ -85,10 +85,12 @@ async def want(connection: Connection, requests: Collection[ArtifactRequest]) ->
         }
         for request in {request.key: request for request in requests}.values()
     ]
-    inserted = await connection.execute(
-        insert(artifacts).values(rows).on_conflict_do_nothing().returning(artifacts.c.key)
-    )
-    keys = [ArtifactKey(key) for (key,) in inserted]
+    keys: list[ArtifactKey] = []
+    for chunk in chunks(rows):
+        inserted = await connection.execute(
+            insert(artifacts).values(chunk).on_conflict_do_nothing().returning(artifacts.c.key)
+        )
+        keys += [ArtifactKey(key) for (key,) in inserted]
     await announce(connection, (Requested(stage=Stage.BUILD, artifact=key, announcement=0) for key in keys))
     return keys
 
@@ -96,7 +98,7 @@ async def want(connection: Connection, requests: Collection[ArtifactRequest]) ->
 async def read(connection: Connection, keys: Collection[str]) -> dict[ArtifactKey, Artifact]:
     """The artifacts of these keys, as far as they exist."""
     columns = [artifacts.c[name] for name in _ARTIFACT_COLUMNS]
-    rows = await connection.execute(sa.select(*columns).where(artifacts.c.key.in_(list(keys))))
+    rows = await connection.execute(sa.select(*columns).where(artifacts.c.key == sa.any_(text_array(keys))))
     return {row["key"]: _artifact(row) for row in rows.mappings()}
 
 

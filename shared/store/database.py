@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy import RowMapping
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -14,7 +16,11 @@ Engine: TypeAlias = AsyncEngine
 Row: TypeAlias = RowMapping
 Values: TypeAlias = Sequence[Mapping[str, Any]]
 
+T = TypeVar("T")
+
 STATEMENT_TIMEOUT_SECONDS = 30
+CHUNK = 1000
+"""Rows of one INSERT."""
 
 
 def connect(database_url: str, *, application: str, pool_size: int = 5) -> AsyncEngine:
@@ -44,6 +50,19 @@ def connect(database_url: str, *, application: str, pool_size: int = 5) -> Async
             },
         },
     )
+
+
+def text_array(values: Iterable[str]) -> sa.ColumnElement[Sequence[str]]:
+    """Texts as one parameter of a statement, however many they are: Postgres takes 32,767 parameters.
+
+    `column == sa.any_(text_array(values))` is the unlimited form of `column IN (…)`.
+    """
+    return sa.cast(list(values), ARRAY(sa.Text))
+
+
+def chunks(rows: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """Rows in pieces that one INSERT can take; each row is a handful of parameters."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def async_url(database_url: str) -> str:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.domain.work import ObservedWork, WorkCondition
-from shared.store.database import Connection
+from shared.store.database import Connection, text_array
 from shared.store.tables import works
 
 
@@ -66,10 +66,15 @@ async def mark_gone(
     wanted = list(keys)
     if not wanted:
         return set()
+    pairs = sa.func.unnest(
+        text_array(cluster for cluster, _ in wanted), text_array(name for _, name in wanted)
+    )
+    missing = pairs.table_valued("cluster", "name").render_derived(name="missing")
     gone = await connection.execute(
         sa.update(works)
         .where(
-            sa.tuple_(works.c.cluster, works.c.name).in_(wanted),
+            works.c.cluster == missing.c.cluster,
+            works.c.name == missing.c.name,
             works.c.resource_version <= resource_version,
             ~works.c.is_gone,
         )
