@@ -78,7 +78,7 @@ class Reconciler:
             modules = await self._read_modules(connection)
             scope = Scope(modules=frozenset(names))
             picture = await take_picture(connection, modules, scope, namespace=self._namespace)
-            clusters = [cluster for _, cluster in picture.pairs]
+            clusters = {cluster for _, cluster in picture.pairs}
             bad_kernels = await gather.read_bad_kernels(connection, clusters)
         for name in names:
             read = modules.get(name)

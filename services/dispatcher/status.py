@@ -77,7 +77,8 @@ def module_status(survey: Survey, *, previous: Mapping[str, Any], now: str) -> d
         previous: the status as stored, whose transition times are kept where a condition's status stays.
         now: RFC 3339, for transitions.
     """
-    works = [place.work for place in survey.places if place.work is not None and not place.work.is_gone]
+    ours = (place.work for place in survey.places if place.decision != Leave(why=Why.FOREIGN))
+    works = [work for work in ours if work is not None and not work.is_gone]
     artifacts = _artifacts_ready(survey)
     dispatched = _dispatched(survey)
     degraded = _degraded(survey)
