@@ -83,8 +83,14 @@ class ApiServer:
     uses_port = True
     stop_signal = signal.SIGTERM
 
-    def __init__(self, program: Path, *, directory: Path, pki: Path, prefix: str = "/hub") -> None:
-        """A server that stores below `prefix` in the etcd of `directory`; `pki` is made by `localhub.pki`."""
+    def __init__(
+        self, program: Path, *, directory: Path, pki: Path, prefix: str = "/hub", name: str | None = None
+    ) -> None:
+        """A server that stores below `prefix` in the etcd of `directory`; `pki` is made by `localhub.pki`.
+
+        A second server of the same hub needs a `name` of its own.
+        """
+        self.name = name or self.name
         self._program = program
         self._directory = directory
         self._pki = pki

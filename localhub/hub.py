@@ -25,13 +25,15 @@ from localhub.progress import Progress, silent
 from localhub.record import Record, RecordFile
 from localhub.server import Server, ensure_running
 from localhub.settings import LocalHubSettings
+from localhub.spoke import DIRECTORY as SPOKES
+from localhub.spoke import NAME_PREFIX as SPOKE
 from shared.domain.errors import HubError, PermanentError, TransientError
 
 __all__ = ["HubAddresses", "LocalHub", "ServerStatus"]
 
 STATE = "state.json"
 LOCK = "lock"
-ENTRIES = (STATE, LOCK, "kubeconfig", "pki", "kubernetes", "nats", "postgres", "registry", "logs")
+ENTRIES = (STATE, LOCK, "kubeconfig", "pki", "kubernetes", "nats", "postgres", "registry", "logs", SPOKES)
 # Whoever depends on another one ends first; groups end side by side.
 STOP_GROUPS = (
     (ApiServer.name, Etcd.name),
@@ -136,7 +138,9 @@ class LocalHub:
             return
         with self._locked():
             running = processes.running(self.directory)
-            _run_all([partial(self._stop_group, group, running, purge=purge) for group in STOP_GROUPS])
+            spokes = sorted(name for name in running if name.startswith(SPOKE))
+            groups = ((*spokes, *STOP_GROUPS[0]), *STOP_GROUPS[1:])
+            _run_all([partial(self._stop_group, group, running, purge=purge) for group in groups])
             if purge:
                 self._remove_data()
         if purge and not any(self.directory.iterdir()):

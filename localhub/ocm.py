@@ -39,7 +39,7 @@ def ensure_files(cache: Path, progress: Progress) -> Path:
     with locked(cache / "ocm.lock", limit=900, waiting=lambda: progress("programs", "waits for OCM's API")):
         if not target.is_dir():
             progress("programs", "fetching the API of Open Cluster Management, once")
-            module = _download(cache, progress)
+            module = fetch_module(MODULE, cache, progress)
             with tempfile.TemporaryDirectory(dir=cache, prefix="ocm-") as name:
                 fresh = Path(name) / "crds"
                 fresh.mkdir()
@@ -50,16 +50,26 @@ def ensure_files(cache: Path, progress: Progress) -> Path:
     return target
 
 
-def _download(cache: Path, progress: Progress) -> Path:
-    """Directory of the module in Go's own cache; its content was checked against go.sum."""
-    go = find_go(MODULES / "ocm", cache, progress)
-    arguments = (str(go), "mod", "download", "-json", MODULE)
+def fetch_module(module: str, cache: Path, progress: Progress, *, folder: str = "ocm") -> Path:
+    """A Go module's directory in Go's own cache, fetched unless it is there; it was checked against go.sum.
+
+    Args:
+        module: its path.
+        cache: the user's cache, for a toolchain if the machine has none that fits.
+        progress: told about fetching a toolchain.
+        folder: the wrapper module below `localhub/programs` that pins it.
+
+    Raises:
+        TransientError: the module could not be fetched.
+    """
+    go = find_go(MODULES / folder, cache, progress)
+    arguments = (str(go), "mod", "download", "-json", module)
     outcome = subprocess.run(
-        arguments, cwd=MODULES / "ocm", capture_output=True, text=True, timeout=600, check=False
+        arguments, cwd=MODULES / folder, capture_output=True, text=True, timeout=600, check=False
     )
     if outcome.returncode != 0:
         tail = (outcome.stdout + outcome.stderr).strip()[-500:]
-        raise TransientError(f"Go could not fetch {MODULE}: {tail}", reason="FetchFailed")
+        raise TransientError(f"Go could not fetch {module}: {tail}", reason="FetchFailed")
     return Path(json.loads(outcome.stdout)["Dir"])
 
 
