@@ -23,6 +23,10 @@ OPTIONAL_SPEC_FIELDS = ("deleteOption", "executor")
 """Fields of a ManifestWork's spec that we never set; a patch takes them away from whoever did."""
 
 
+MAX_MANIFEST_BYTES = 500 * 1024
+"""What OCM's webhook lets the manifests of one work take (`--manifestLimit`, 500 KiB)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
     """The ManagedClusterModule that a work belongs to."""
@@ -88,6 +92,15 @@ def assemble_work(
         },
         "spec": content,
     }
+
+
+def size_of(work: Mapping[str, Any]) -> int:
+    """Bytes that OCM's webhook counts: the manifests as protobuf, each its JSON, a tag byte and a length.
+
+    A length takes one byte for each seven bits of it (protobuf encoding, "varints").
+    """
+    sizes = [len(canonical_json(manifest)) for manifest in work["spec"]["workload"]["manifests"]]
+    return sum(size + 1 + max(1, -(-size.bit_length() // 7)) for size in sizes)
 
 
 def patch_of(work: Mapping[str, Any], *, uid: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.dispatcher.assemble import Shipment, pin
 from services.dispatcher.decide import KernelOutcome, Module, Pending
 from services.dispatcher.demand import Configuration, Unmet, Wanted, demand
-from services.dispatcher.status import PROGRESS
+from services.dispatcher.report import PROGRESS
 from services.dispatcher.stored import StoredModule
 from shared.domain.artifact import Artifact, ArtifactKey, ArtifactState
 from shared.domain.errors import PermanentError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from services.dispatcher.assemble import Owner, Shipment, assemble_work
+from services.dispatcher.assemble import MAX_MANIFEST_BYTES, Owner, Shipment, assemble_work, size_of
 from shared.domain.kernel import KernelVersion
 from shared.domain.module import ModuleSpec
 from shared.domain.selection import is_selected
@@ -16,13 +16,19 @@ from shared.domain.work import HASH_ANNOTATION, ObservedWork
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A ManagedCluster as last known. `has_claim` is false while the spoke names no kernels."""
+    """A ManagedCluster as last known.
+
+    Attributes:
+        has_claim: false while the spoke names no kernels; `kernels` are then those that it named last.
+        bad_kernels: why entries of its claim are no kernels.
+    """
 
     name: str
     labels: Mapping[str, str]
     kernels: tuple[KernelVersion, ...]
     has_claim: bool
     is_deleting: bool
+    bad_kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class Why(StrEnum):
     FOREIGN = "WorkNotOurs"
     BEING_DELETED = "BeingDeleted"
     INVALID_MODULE = "InvalidModule"
+    TOO_LARGE = "WorkTooLarge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +143,27 @@ def decide(
     desired = assemble_work(
         owner=Owner(name=module.name, uid=module.uid), cluster=cluster.name, spec=module.spec, shipments=ready
     )
+    if size_of(desired) > MAX_MANIFEST_BYTES:
+        return Leave(why=Why.TOO_LARGE)
     if stored is None:
         return Create(work=desired)
     is_as_meant = stored.content_hash == desired["metadata"]["annotations"][HASH_ANNOTATION]
     is_as_posted = posted_hash == stored.observed_hash
     return Leave(why=Why.UP_TO_DATE) if is_as_meant and is_as_posted else Patch(uid=stored.uid, work=desired)
+
+
+def decide_stray(*, owner: Module, cluster: Cluster | None, work: ObservedWork) -> Decision:
+    """Decide about a work that bears a module's label under another name than the module's.
+
+    Nobody wants it, but it is ours by its label (upstream `internal/manifestwork`, GarbageCollect): it goes with the
+    module, or when its cluster is no longer selected.
+    """
+    if work.is_gone or work.is_deleting:
+        return Leave(why=Why.BEING_DELETED)
+    is_readable = owner.spec is not None or owner.is_deleting
+    if is_readable and not _is_wanted(owner, cluster):
+        return Delete(uid=work.uid)
+    return Leave(why=Why.FOREIGN)
 
 
 def _is_wanted(module: Module, cluster: Cluster | None) -> bool:

@@ -96,9 +96,9 @@ def demand(
 
 def _request(spec: ModuleSpec, resolution: Resolution, configuration: Configuration) -> ArtifactRequest:
     target = ImageReference.parse(resolution.image)
-    if resolution.build is not None and target.digest is not None:
+    if target.digest is not None and (resolution.build is not None or resolution.sign is not None):
         raise PermanentError(
-            f"image {target}: an image that is built needs a tag to be pushed to, not a digest; write name:tag",
+            f"image {target}: what is built or signed needs a tag to be pushed to, not a digest; write name:tag",
             reason="InvalidImageReference",
         )
     repo_secret = spec.image_repo_secret
@@ -143,6 +143,11 @@ def _build(build: ResolvedBuild, configuration: Configuration) -> BuildRecipe:
 
 
 def _sign(sign: ResolvedSign, build: ResolvedBuild | None, configuration: Configuration) -> SignRecipe:
+    if build is None and not sign.unsigned_image:
+        raise PermanentError(
+            "sign: there is nothing to sign; write sign.unsignedImage, or add a build section",
+            reason="InvalidModule",
+        )
     return SignRecipe(
         files=sign.files,
         key_secret=sign.key_secret,

@@ -55,28 +55,17 @@ async def read_clusters(connection: Connection, names: Collection[str] | None) -
     return {row["name"]: _cluster(row) for row in (await connection.execute(query)).mappings()}
 
 
-async def read_bad_kernels(connection: Connection, names: Collection[str]) -> list[tuple[str, str]]:
-    """(cluster, reason) for each entry of a claim that is no kernel."""
-    rows = await connection.execute(
-        sa.select(tables.clusters.c.name, tables.clusters.c.invalid_kernels)
-        .where(
-            tables.clusters.c.name == sa.any_(text_array(names)),
-            tables.clusters.c.invalid_kernels != sa.text("'[]'::jsonb"),
-        )
-        .order_by(tables.clusters.c.name)
-    )
-    return [(name, entry["reason"]) for name, entries in rows for entry in entries]
-
-
 async def read_works(
     connection: Connection, *, modules: Iterable[str] | None, clusters: Iterable[str] = ()
 ) -> dict[tuple[str, str], StoredWork]:
-    """Works named like these modules (None: all works), or in these clusters, by (work name, cluster)."""
+    """Works that bear these modules' names or labels (None: all), or in these clusters, by (work name, cluster)."""
     query = sa.select(tables.works)
     if modules is not None:
+        names = text_array(modules)
         query = query.where(
             sa.or_(
-                tables.works.c.name == sa.any_(text_array(modules)),
+                tables.works.c.name == sa.any_(names),
+                tables.works.c.module == sa.any_(names),
                 tables.works.c.cluster == sa.any_(text_array(clusters)),
             )
         )
@@ -109,4 +98,5 @@ def _cluster(row: Mapping[Any, Any]) -> Cluster:
         kernels=tuple(KernelVersion(kernel) for kernel in row["kernels"]),
         has_claim=row["claim_is_present"],
         is_deleting=row["is_deleting"],
+        bad_kernels=tuple(entry["reason"] for entry in row["invalid_kernels"]),
     )

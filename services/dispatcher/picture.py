@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.dispatcher import gather
 from services.dispatcher.catalog import ReadModule, outcome_of
-from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide
+from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide, decide_stray
 from services.dispatcher.demand import Configuration, Unmet, Wanted
 from services.dispatcher.scope import Pair, Scope
 from services.dispatcher.stored import StoredWork
@@ -45,17 +45,23 @@ class Picture:
         A work of ours whose module is gone altogether is an orphan, treated like a deleted module's.
         """
         name, cluster_name = pair
-        read = self.modules.get(name)
         stored = self.works.get(pair)
         cluster = self.clusters.get(cluster_name)
+        owner = stored.work.module if stored is not None else None
+        if stored is not None and owner is not None and owner != name and owner in self.modules:
+            return decide_stray(owner=self._module(owner), cluster=cluster, work=stored.work)
         kernels = cluster.kernels if cluster else ()
         return decide(
-            module=read.module if read else Module(name=name, uid="", spec=None, is_deleting=True),
+            module=self._module(name),
             cluster=cluster,
             outcomes={kernel: self.outcomes.get((name, kernel), _UNREAD) for kernel in kernels},
             work=stored.work if stored else None,
             posted_hash=stored.posted_hash if stored else None,
         )
+
+    def _module(self, name: str) -> Module:
+        read = self.modules.get(name)
+        return read.module if read else Module(name=name, uid="", spec=None, is_deleting=True)
 
 
 async def take_picture(
@@ -121,7 +127,7 @@ def _posted(works: Mapping[Pair, StoredWork], whole: Collection[str], scope: Sco
         pair
         for pair, stored in works.items()
         if stored.work.module and not stored.work.is_gone
-        if scope.everything or pair[0] in whole or pair[1] in scope.clusters
+        if scope.everything or pair[1] in scope.clusters or {pair[0], stored.work.module} & set(whole)
     }
 
 

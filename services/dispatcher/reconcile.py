@@ -13,11 +13,13 @@ from services.dispatcher.catalog import Catalog, ReadModule
 from services.dispatcher.decide import Decision, Leave
 from services.dispatcher.picture import Picture, take_picture
 from services.dispatcher.scope import Pair, Scope, scope_of
-from services.dispatcher.status import Place, Survey, module_status
+from services.dispatcher.status import module_status
+from services.dispatcher.survey import survey_module
 from services.dispatcher.want import want_artifacts
 from shared.domain.errors import HubError, TransientError
 from shared.events.messages import Changed, Kind
 from shared.kube.client import KubeClient
+from shared.kube.errors import Forbidden, NotFound, Refused
 from shared.runtime.clock import now
 from shared.store.database import Connection, Engine
 
@@ -47,6 +49,7 @@ class Reconciler:
         self._engine = engine
         self._namespace = namespace
         self._catalog = Catalog()
+        self._refusals: dict[Pair, tuple[str, str]] = {}
 
     async def reconcile(self, changes: Collection[Changed]) -> Outcome:
         """Bring everything that the announcements concern to what it should be.
@@ -78,13 +81,11 @@ class Reconciler:
             modules = await self._read_modules(connection)
             scope = Scope(modules=frozenset(names))
             picture = await take_picture(connection, modules, scope, namespace=self._namespace)
-            clusters = {cluster for _, cluster in picture.pairs}
-            bad_kernels = await gather.read_bad_kernels(connection, clusters)
         for name in names:
             read = modules.get(name)
             if read is None or read.stored.is_deleting:
                 continue
-            survey = _survey(picture, read, bad_kernels)
+            survey = survey_module(picture, read, self._refusals)
             time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
             try:
                 await apply.write_status(
@@ -123,7 +124,9 @@ class Reconciler:
             log.warning(
                 "work.not_written", module=module, cluster=cluster, reason=error.reason, error=str(error)
             )
+            self._refusals[pair] = refusal_of(error, cluster)
             return pair, False
+        self._refusals.pop(pair, None)
         return pair, True
 
     async def _ensure_finalizers(self, picture: Picture, names: Iterable[str]) -> set[str]:
@@ -161,30 +164,17 @@ class Reconciler:
         return True
 
 
-def _survey(picture: Picture, read: ReadModule, bad_kernels: Iterable[tuple[str, str]]) -> Survey:
-    name = read.module.name
-    pairs = sorted(pair for pair in picture.pairs if pair[0] == name)
-    places = [
-        Place(
-            cluster=pair[1],
-            decision=picture.decide(pair),
-            work=picture.works[pair].work if pair in picture.works else None,
-        )
-        for pair in pairs
-    ]
-    clusters = {place.cluster for place in places}
-    return Survey(
-        generation=read.stored.generation,
-        places=places,
-        outcomes={
-            kernel: outcome for (module, kernel), outcome in picture.outcomes.items() if module == name
-        },
-        problem=read.problem,
-        is_readable=read.module.spec is not None,
-        bad_kernels=[(cluster, reason) for cluster, reason in bad_kernels if cluster in clusters],
-    )
-
-
 def announce_again(pairs: Iterable[Pair]) -> list[Changed]:
     """The announcements that bring pairs back into a later pass."""
     return [Changed(kind=Kind.WORK, namespace=cluster, name=module) for module, cluster in pairs]
+
+
+def refusal_of(error: HubError, cluster: str) -> tuple[str, str]:
+    """(reason, message) for people, of a write that the hub's API server did not take."""
+    if isinstance(error, NotFound):
+        return "ClusterNamespaceMissing", (
+            f"namespace {cluster!r} does not exist on the hub yet; OCM makes it when the cluster is accepted"
+        )
+    if isinstance(error, Refused | Forbidden):
+        return "WorkRefused", f"the hub's API server does not take the ManifestWork: {error}"
+    return error.reason, str(error)

@@ -1,4 +1,8 @@
-"""The status of a module: upstream's three counters, and conditions that say what is wrong and where. Pure."""
+"""The status of a module: upstream's three counters, and what a person can act on. Pure.
+
+Conditions follow KEP-1623. `Ready` says that the hub has done its part and nothing failed; `Available` says that the
+fleet's nodes have what they should have.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +12,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.dispatcher.assemble import Shipment
-from services.dispatcher.decide import Create, Decision, KernelOutcome, Leave, Patch, Pending, Why
-from shared.domain.artifact import ArtifactState
+from services.dispatcher.decide import KernelOutcome, Leave, Pending, Why
+from services.dispatcher.report import (
+    COUNTERS,
+    PARTS,
+    UNDER_WAY,
+    Attention,
+    ClusterReport,
+    Phase,
+    Place,
+    counters,
+    report_cluster,
+)
 from shared.domain.kernel import KernelVersion
 from shared.domain.work import ObservedWork
 
 MAX_NAMED = 5
 """A message names at most so many kernels or clusters; the counts are always whole."""
 
-MAX_MESSAGE = 4096
+MAX_ATTENTION = 20
+"""At most so many entries stand in the status; `kmmhub status` shows all."""
 
-PROGRESS = {
-    ArtifactState.WANTED: ("BuildPending", "waits for a builder"),
-    ArtifactState.BUILDING: ("Building", "is being built"),
-    ArtifactState.BUILT: ("SignPending", "waits for a signer"),
-    ArtifactState.SIGNING: ("Signing", "is being signed"),
-}
-"""Reason and words for an artifact that is on its way."""
-
-_UNDER_WAY = frozenset(reason for reason, _ in PROGRESS.values())
-
-_CLUSTER_WORDS = {
-    Why.NO_KERNELS: "no kernels are known: the spoke sends no claim kernel-versions.kmm.node.kubernetes.io "
-    "(is KMM installed there with KMM_MANAGED=1, and the claim among those that OCM exports?)",
-    Why.NOTHING_READY: "no image is ready yet",
-    Why.NO_MATCH: "no kernel mapping takes any of its kernels",
-    Why.HELD_BACK: "a kernel that the posted work serves is not ready in the new form; the posted work stays",
-    Why.FOREIGN: "a ManifestWork of this name belongs to somebody else and is left alone; rename one of them",
-    Why.BEING_DELETED: "its work or the cluster itself is being deleted",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """One cluster of a module: what was decided, and the work that is there now."""
-
-    cluster: str
-    decision: Decision
-    work: ObservedWork | None
+MAX_MESSAGE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +46,6 @@ class Survey:
         outcomes: for each kernel on a selected cluster.
         problem: what is wrong with the module itself (reason, message), if anything.
         is_readable: whether the module can be used in spite of it.
-        bad_kernels: entries of claims that are no kernels: (cluster, reason).
     """
 
     generation: int
@@ -66,7 +53,17 @@ class Survey:
     outcomes: Mapping[KernelVersion, KernelOutcome]
     problem: tuple[str, str] | None = None
     is_readable: bool = True
-    bad_kernels: Sequence[tuple[str, str]] = ()
+
+
+State = tuple[str, str, str]
+"""Status, reason and message of a condition."""
+
+
+def report_clusters(survey: Survey) -> list[ClusterReport]:
+    """Where each cluster of a module stands, by name."""
+    return [
+        report_cluster(place, survey.outcomes) for place in sorted(survey.places, key=lambda one: one.cluster)
+    ]
 
 
 def module_status(survey: Survey, *, previous: Mapping[str, Any], now: str) -> dict[str, Any]:
@@ -77,25 +74,19 @@ def module_status(survey: Survey, *, previous: Mapping[str, Any], now: str) -> d
         previous: the status as stored, whose transition times are kept where a condition's status stays.
         now: RFC 3339, for transitions.
     """
+    reports = report_clusters(survey)
     ours = (place.work for place in survey.places if place.decision != Leave(why=Why.FOREIGN))
     works = [work for work in ours if work is not None and not work.is_gone]
-    artifacts = _artifacts_ready(survey)
-    dispatched = _dispatched(survey)
-    degraded = _degraded(survey)
-    is_ready = artifacts[0] == dispatched[0] == "True" and degraded[0] == "False"
-    conditions = {
-        "ArtifactsReady": artifacts,
-        "Dispatched": dispatched,
-        "Degraded": degraded,
-        "Ready": ("True", "Ready", "every selected cluster has its current ManifestWork")
-        if is_ready
-        else ("False", *next(one[1:] for one in _by_weight(degraded, artifacts, dispatched))),
-    }
+    attention = [one for report in reports for one in report.attention]
+    conditions = _conditions(survey, reports, attention)
     return {
         "observedGeneration": survey.generation,
         "numberDesired": len(works),
         "numberApplied": _count(works, "Applied"),
         "numberDegraded": _count(works, "Degraded"),
+        "phases": {phase.value: sum(report.phase is phase for report in reports) for phase in Phase},
+        "attention": [_attention_entry(one) for one in attention[:MAX_ATTENTION]],
+        **{part: _sum(works, part) for part in PARTS},
         "conditions": [
             _condition(kind, state, survey.generation, previous, now)
             for kind, state in sorted(conditions.items())
@@ -103,20 +94,28 @@ def module_status(survey: Survey, *, previous: Mapping[str, Any], now: str) -> d
     }
 
 
-_State = tuple[str, str, str]
+def _conditions(
+    survey: Survey, reports: Sequence[ClusterReport], attention: Sequence[Attention]
+) -> dict[str, State]:
+    artifacts = _artifacts_ready(survey)
+    dispatched = _dispatched(survey, reports)
+    degraded = _degraded(survey, attention)
+    if artifacts[0] == dispatched[0] == "True" and degraded[0] == "False":
+        ready: State = ("True", "Ready", "every selected cluster has its current ManifestWork")
+    else:
+        gravest = degraded if degraded[0] == "True" else artifacts if artifacts[0] != "True" else dispatched
+        ready = ("False", *gravest[1:])
+    return {
+        "ArtifactsReady": artifacts,
+        "Dispatched": dispatched,
+        "Degraded": degraded,
+        "Available": _available(reports),
+        "Ready": ready,
+    }
 
 
-def _by_weight(degraded: _State, artifacts: _State, dispatched: _State) -> Iterable[_State]:
-    """The gravest state first."""
-    if degraded[0] == "True":
-        yield degraded
-    if artifacts[0] != "True":
-        yield artifacts
-    yield dispatched
-
-
-def _artifacts_ready(survey: Survey) -> _State:
-    if survey.problem is not None and not survey.is_readable:
+def _artifacts_ready(survey: Survey) -> State:
+    if not survey.is_readable and survey.problem is not None:
         return ("Unknown", survey.problem[0], "the module cannot be read; see condition Degraded")
     pending = {
         kernel: outcome
@@ -126,66 +125,75 @@ def _artifacts_ready(survey: Survey) -> _State:
     if not pending:
         ready = sum(isinstance(outcome, Shipment) for outcome in survey.outcomes.values())
         return ("True", "AllReady", f"the images for {ready} kernels are in the registry, by digest")
-    reason, message = _worst(pending)
-    return ("False", reason, f"{len(pending)} of {len(survey.outcomes)} kernels wait: {message}")
+    # A failure is named before anything that is only under way.
+    failed = [one.reason for one in pending.values() if one.reason not in UNDER_WAY]
+    reason = _most_frequent(failed or [one.reason for one in pending.values()])
+    kernels = sorted(kernel for kernel, one in pending.items() if one.reason == reason)
+    where, message = _named(kernels), pending[kernels[0]].message
+    return ("False", reason, f"{len(pending)} of {len(survey.outcomes)} kernels wait; {where}: {message}")
 
 
-def _dispatched(survey: Survey) -> _State:
-    if survey.problem is not None and not survey.is_readable:
+def _dispatched(survey: Survey, reports: Sequence[ClusterReport]) -> State:
+    if not survey.is_readable and survey.problem is not None:
         return ("Unknown", survey.problem[0], "the module cannot be read; posted works stay as they are")
-    waiting = {
-        place.cluster: place.decision.why
-        for place in survey.places
-        if isinstance(place.decision, Leave) and place.decision.why in _CLUSTER_WORDS
-    }
-    writing = sum(isinstance(place.decision, Create | Patch) for place in survey.places)
-    total = len(survey.places)
-    if waiting:
-        why, _ = Counter(waiting.values()).most_common(1)[0]
-        named = _named(cluster for cluster, reason in waiting.items() if reason is why)
-        return (
-            "False",
-            why.value,
-            f"{len(waiting)} of {total} clusters wait; {named}: {_CLUSTER_WORDS[why]}",
-        )
-    if writing:
-        return ("False", "Dispatching", f"{writing} of {total} ManifestWorks are being written")
-    if not total:
+    if not reports:
         return ("True", "NoClusterSelected", "spec.selector selects no ManagedCluster")
-    return ("True", "AllDispatched", f"{total} clusters have their current ManifestWork")
+    posted = {place.cluster for place in survey.places if _is_current(place)}
+    waiting = [report for report in reports if report.cluster not in posted]
+    if not waiting:
+        return ("True", "AllDispatched", f"{len(reports)} clusters have their current ManifestWork")
+    reason = _most_frequent(report.reason for report in waiting)
+    alike = [report for report in waiting if report.reason == reason]
+    where = _named(report.cluster for report in alike)
+    return (
+        "False",
+        reason,
+        f"{len(waiting)} of {len(reports)} clusters wait; {where}: {alike[0].message}",
+    )
 
 
-def _degraded(survey: Survey) -> _State:
+def _is_current(place: Place) -> bool:
+    return place.decision == Leave(why=Why.UP_TO_DATE)
+
+
+def _available(reports: Sequence[ClusterReport]) -> State:
+    if not reports:
+        return ("Unknown", "NoClusterSelected", "spec.selector selects no ManagedCluster")
+    behind = [report for report in reports if report.phase is not Phase.AVAILABLE]
+    if not behind:
+        return ("True", "Available", f"on {len(reports)} clusters every node has what it should have")
+    failed = [report for report in behind if report.phase is Phase.FAILED] or behind
+    reason = _most_frequent(report.reason for report in failed)
+    alike = [report for report in failed if report.reason == reason]
+    where = _named(report.cluster for report in alike)
+    return (
+        "False",
+        reason,
+        f"{len(behind)} of {len(reports)} clusters are behind; {where}: {alike[0].message}",
+    )
+
+
+def _degraded(survey: Survey, attention: Sequence[Attention]) -> State:
     if survey.problem is not None:
         return ("True", *survey.problem)
-    failed = {
-        kernel: outcome
-        for kernel, outcome in survey.outcomes.items()
-        if isinstance(outcome, Pending) and outcome.reason not in _UNDER_WAY
-    }
-    if failed:
-        reason, message = _worst(failed)
-        return ("True", reason, f"{len(failed)} of {len(survey.outcomes)} kernels: {message}")
-    if survey.bad_kernels:
-        cluster, reason = survey.bad_kernels[0]
-        return (
-            "True",
-            "InvalidKernel",
-            f"{len(survey.bad_kernels)} entries of claims are no kernels; cluster {cluster}: {reason}",
-        )
-    foreign = [place.cluster for place in survey.places if place.decision == Leave(why=Why.FOREIGN)]
-    if foreign:
-        return ("True", Why.FOREIGN.value, f"{_named(foreign)}: {_CLUSTER_WORDS[Why.FOREIGN]}")
-    return ("False", "AsExpected", "nothing failed")
+    # A cluster without a claim waits, it has not failed.
+    failures = [one for one in attention if one.reason != Why.NO_KERNELS]
+    if not failures:
+        return ("False", "AsExpected", "nothing failed")
+    # What is only stale is named last: the rest needs a person sooner.
+    urgent = [one.reason for one in failures if one.reason != "ClaimStale"]
+    reason = _most_frequent(urgent or [one.reason for one in failures])
+    alike = [one for one in failures if one.reason == reason]
+    clusters = sorted({one.cluster for one in alike})
+    kernels = sorted({one.kernel for one in alike if one.kernel})
+    where = f"{_named(clusters)}" + (f", {_named(kernels)}" if kernels else "")
+    return ("True", reason, f"{len(clusters)} of {len(survey.places)} clusters; {where}: {alike[0].message}")
 
 
-def _worst(pending: Mapping[KernelVersion, Pending]) -> tuple[str, str]:
-    """The most frequent failure before anything that is only under way, with the kernels it concerns."""
-    failures = Counter(one.reason for one in pending.values() if one.reason not in _UNDER_WAY)
-    reasons = failures or Counter(one.reason for one in pending.values())
-    reason = min(reasons, key=lambda name: (-reasons[name], name))
-    kernels = [kernel for kernel, one in sorted(pending.items()) if one.reason == reason]
-    return reason, f"{_named(kernels)}: {pending[kernels[0]].message}"
+def _most_frequent(reasons: Iterable[str]) -> str:
+    """The reason that stands there most often, the first by name of several."""
+    counts = Counter(reasons)
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
 def _named(names: Iterable[str]) -> str:
@@ -198,8 +206,18 @@ def _count(works: Iterable[ObservedWork], condition: str) -> int:
     return sum(condition in work.conditions and work.conditions[condition].status == "True" for work in works)
 
 
+def _sum(works: Iterable[ObservedWork], part: str) -> dict[str, int]:
+    counted = [counters(work)[part] for work in works]
+    return {name: sum(count[name] for count in counted) for name in COUNTERS}
+
+
+def _attention_entry(one: Attention) -> dict[str, str]:
+    kernel = {"kernel": one.kernel} if one.kernel else {}
+    return {"cluster": one.cluster, **kernel, "reason": one.reason, "message": one.message[:MAX_MESSAGE]}
+
+
 def _condition(
-    kind: str, state: _State, generation: int, previous: Mapping[str, Any], now: str
+    kind: str, state: State, generation: int, previous: Mapping[str, Any], now: str
 ) -> dict[str, Any]:
     status, reason, message = state
     before = next((one for one in previous.get("conditions") or [] if one.get("type") == kind), None)

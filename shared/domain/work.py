@@ -18,6 +18,10 @@ IMAGES_ANNOTATION = "hub.kmm.sigs.x-k8s.io/images"
 """JSON object from each kernel to the reference that the user wrote, where the work ships `name@digest`."""
 
 
+MAX_PROBLEM = 2048
+"""Characters that are kept of an agent's message."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkCondition:
     """One condition of a work; trust it only if `observed_generation` is the work's generation."""
@@ -39,6 +43,7 @@ class ObservedWork:
             if somebody edited the work.
         served: kernels (literals) of the shipped mappings, with their images.
         conditions: by type; those of an older generation are left out.
+        problem: what the agent says about the first manifest that it could not apply; empty if it applied all.
         feedback: values that the spoke sent back, by name.
         is_gone: the work was deleted, as of `resource_version`.
     """
@@ -53,6 +58,7 @@ class ObservedWork:
     served: Mapping[str, str]
     conditions: Mapping[str, WorkCondition]
     feedback: Mapping[str, Any]
+    problem: str = ""
     is_deleting: bool = False
     is_gone: bool = False
 
@@ -82,6 +88,7 @@ def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedW
         served=_served(spec),
         conditions=_conditions(status, metadata.get("generation", 0)),
         feedback=_feedback(status),
+        problem=_problem(status),
         is_deleting=metadata.get("deletionTimestamp") is not None,
         is_gone=is_gone,
     )
@@ -111,6 +118,14 @@ def _conditions(status: Mapping[str, Any], generation: int) -> dict[str, WorkCon
         for condition in status.get("conditions") or []
         if condition.get("observedGeneration", generation) >= generation
     }
+
+
+def _problem(status: Mapping[str, Any]) -> str:
+    for manifest in (status.get("resourceStatus") or {}).get("manifests") or []:
+        for condition in manifest.get("conditions") or []:
+            if condition["type"] == "Applied" and condition["status"] == "False":
+                return str(condition.get("message") or condition.get("reason") or "")[:MAX_PROBLEM]
+    return ""
 
 
 def _feedback(status: Mapping[str, Any]) -> dict[str, Any]:

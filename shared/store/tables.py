@@ -97,6 +97,9 @@ works = sa.Table(
     sa.Column("served", JSONB, nullable=False, comment="literals of the shipped mappings, with their images"),
     sa.Column("conditions", JSONB, nullable=False),
     sa.Column("feedback", JSONB, nullable=False),
+    sa.Column(
+        "problem", sa.Text, nullable=False, server_default="", comment="what the agent could not apply"
+    ),
     sa.Column("is_deleting", sa.Boolean, nullable=False),
     sa.Column("is_gone", sa.Boolean, nullable=False),
     sa.Column("resource_version", sa.BigInteger, nullable=False),

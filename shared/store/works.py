@@ -97,6 +97,7 @@ def read_work(row: Any) -> ObservedWork:
         served=row.served,
         conditions={kind: WorkCondition(**condition) for kind, condition in row.conditions.items()},
         feedback=row.feedback,
+        problem=row.problem,
         is_deleting=row.is_deleting,
         is_gone=row.is_gone,
     )
@@ -114,6 +115,7 @@ def _row(work: ObservedWork, *, posted: str | None) -> dict[str, Any]:
         "served": dict(work.served),
         "conditions": {kind: dataclasses.asdict(condition) for kind, condition in work.conditions.items()},
         "feedback": dict(work.feedback),
+        "problem": work.problem,
         "is_deleting": work.is_deleting,
         "is_gone": work.is_gone,
         "resource_version": work.resource_version,

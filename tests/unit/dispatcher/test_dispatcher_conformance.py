@@ -174,9 +174,6 @@ DECISIONS: dict[str, Callable[[Json], Json]] = {
     "gc": collected,
 }
 
-OPEN = {"gc-unselected": "a work with our label under another name is left as somebody else's"}
-"""Cases that are not met yet, and why."""
-
 
 def cases() -> list[Any]:
     if not CASES.is_file():
@@ -187,7 +184,6 @@ def cases() -> list[Any]:
         pytest.param(
             case,
             id=case["id"],
-            marks=[pytest.mark.xfail(strict=True, reason=OPEN[case["id"]])] if case["id"] in OPEN else [],
         )
         for case in stored
         if case["kind"] in DECISIONS

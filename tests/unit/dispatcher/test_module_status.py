@@ -6,7 +6,8 @@ import pytest
 from fleet_values import BUILDING, FAILED, KERNELS, NO_MATCH, as_stored, posted, shipment, somebody_elses_work
 
 from services.dispatcher.decide import Create, Decision, Delete, KernelOutcome, Leave, Patch, Pending, Why
-from services.dispatcher.status import MAX_MESSAGE, MAX_NAMED, Place, Survey, module_status
+from services.dispatcher.report import Phase, Place
+from services.dispatcher.status import MAX_ATTENTION, MAX_MESSAGE, MAX_NAMED, Survey, module_status
 from shared.domain.kernel import KernelVersion
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
 
@@ -16,8 +17,14 @@ NOW = "2026-03-01T00:00:00Z"
 DONE = Leave(why=Why.UP_TO_DATE)
 
 
-def place(decision: Decision = DONE, *, cluster: str = "c1", work: ObservedWork | None = None) -> Place:
-    return Place(cluster=cluster, decision=decision, work=work)
+def place(
+    decision: Decision = DONE,
+    *kernels: KernelVersion,
+    cluster: str = "c1",
+    work: ObservedWork | None = None,
+    **fields: Any,
+) -> Place:
+    return Place(cluster=cluster, decision=decision, work=work, kernels=kernels, **fields)
 
 
 def survey(
@@ -72,6 +79,7 @@ def test_somebody_elses_work_is_not_counted() -> None:
 # ---------------------------------------------------------------------------------------------------------- conditions
 
 READY: dict[KernelVersion, KernelOutcome] = {A: shipment(A)}
+FAILING = place(Leave(why=Why.NOTHING_READY), A, B)
 CREATE, PATCH = Create(work={}), Patch(uid="u", work={})
 
 
@@ -103,15 +111,15 @@ CREATE, PATCH = Create(work={}), Patch(uid="u", work={})
             id="being-written",
         ),
         pytest.param(
-            survey(place(Leave(why=Why.NOTHING_READY)), outcomes={A: BUILDING}),
+            survey(place(Leave(why=Why.NOTHING_READY), A), outcomes={A: BUILDING}),
             ("False", "Building"),
             ("False", "Building"),
-            ("False", "NothingReady"),
+            ("False", "Building"),
             ("False", "AsExpected"),
             id="building",
         ),
         pytest.param(
-            survey(place(), outcomes={A: shipment(A), B: BUILDING}),
+            survey(place(DONE, A, B), outcomes={A: shipment(A), B: BUILDING}),
             ("False", "Building"),
             ("False", "Building"),
             ("True", "AllDispatched"),
@@ -119,15 +127,15 @@ CREATE, PATCH = Create(work={}), Patch(uid="u", work={})
             id="one-kernel-joins-later",
         ),
         pytest.param(
-            survey(place(Leave(why=Why.HELD_BACK)), outcomes={A: FAILED, B: BUILDING}),
+            survey(place(Leave(why=Why.HELD_BACK), A, B), outcomes={A: FAILED, B: BUILDING}),
             ("False", "BuildFailed"),
             ("False", "BuildFailed"),
-            ("False", "HeldBack"),
+            ("False", "BuildFailed"),
             ("True", "BuildFailed"),
             id="a-failure-before-what-is-under-way",
         ),
         pytest.param(
-            survey(place(Leave(why=Why.NO_MATCH)), outcomes={A: NO_MATCH}),
+            survey(place(Leave(why=Why.NO_MATCH), A), outcomes={A: NO_MATCH}),
             ("False", "NoMatchingKernel"),
             ("True", "AllReady"),
             ("False", "NoMatchingKernel"),
@@ -151,7 +159,7 @@ CREATE, PATCH = Create(work={}), Patch(uid="u", work={})
             id="foreign-work",
         ),
         pytest.param(
-            survey(place(), outcomes=READY, bad_kernels=[("c1", "kernel 'x': no")]),
+            survey(place(DONE, A, bad_kernels=("kernel 'x': no",)), outcomes=READY),
             ("False", "InvalidKernel"),
             ("True", "AllReady"),
             ("True", "AllDispatched"),
@@ -188,6 +196,7 @@ def test_conditions(
     degraded: tuple[str, str],
 ) -> None:
     found = {kind: (one["status"], one["reason"]) for kind, one in conditions_of(given).items()}
+    del found["Available"]  # has its own table
     assert found == {
         "Ready": ready,
         "ArtifactsReady": artifacts,
@@ -201,12 +210,12 @@ def test_conditions(
     [
         (survey(place(Leave(why=Why.NO_KERNELS))), "Dispatched", ["c1", "KMM_MANAGED=1"]),
         (survey(place(Leave(why=Why.FOREIGN))), "Degraded", ["c1", "rename"]),
-        (survey(outcomes={A: FAILED, B: BUILDING}), "Degraded", ["1 of 2", A, "the compiler said no"]),
+        (survey(FAILING, outcomes={A: FAILED, B: BUILDING}), "Degraded", ["c1", A, "the compiler said no"]),
         (survey(outcomes={A: FAILED, B: BUILDING}), "ArtifactsReady", ["2 of 2", A]),
         (
-            survey(bad_kernels=[("c7", "kernel 'x'"), ("c8", "y")]),
+            survey(place(cluster="c7", bad_kernels=("kernel 'x'",)), place(cluster="c8", bad_kernels=("y",))),
             "Degraded",
-            ["2 entries", "c7", "kernel 'x'"],
+            ["2 of 2", "c7", "c8", "kernel 'x'"],
         ),
         (
             survey(problem=("R", "spec.selector: missing"), is_readable=False),
@@ -224,9 +233,9 @@ def test_messages_say_what_and_where(given: Survey, kind: str, words: list[str])
 def test_the_most_frequent_failure_is_named() -> None:
     outcomes: dict[KernelVersion, KernelOutcome] = dict.fromkeys(KERNELS[:3], FAILED)
     outcomes[KERNELS[3]] = Pending(reason="AnotherFailure", message="rare")
-    degraded = conditions_of(survey(outcomes=outcomes))["Degraded"]
-    assert degraded["reason"] == "BuildFailed"
-    assert "4 of 4" in degraded["message"]
+    conditions = conditions_of(survey(place(Leave(why=Why.NOTHING_READY), *KERNELS[:4]), outcomes=outcomes))
+    assert conditions["Degraded"]["reason"] == conditions["ArtifactsReady"]["reason"] == "BuildFailed"
+    assert "4 of 4" in conditions["ArtifactsReady"]["message"]
 
 
 def test_a_message_names_a_few_and_counts_all() -> None:
@@ -235,11 +244,12 @@ def test_a_message_names_a_few_and_counts_all() -> None:
     assert "3500 of 3500" in message
     assert f"and {3500 - MAX_NAMED} more" in message
     assert len(message) < 500
+    assert len(status_of(survey(*places))["attention"]) == MAX_ATTENTION
 
 
 def test_a_message_is_cut() -> None:
     outcomes: dict[KernelVersion, KernelOutcome] = {A: Pending(reason="BuildFailed", message="x" * 100_000)}
-    assert len(conditions_of(survey(outcomes=outcomes))["Degraded"]["message"]) == MAX_MESSAGE
+    assert len(conditions_of(survey(place(DONE, A), outcomes=outcomes))["Degraded"]["message"]) == MAX_MESSAGE
 
 
 def test_the_order_of_places_and_kernels_changes_nothing() -> None:
@@ -250,10 +260,113 @@ def test_the_order_of_places_and_kernels_changes_nothing() -> None:
     assert status_of(survey(*places, outcomes=outcomes)) == status_of(other)
 
 
-@pytest.mark.xfail(strict=True, reason="a work that is still to be deleted counts as one that is current")
 def test_a_work_that_is_still_to_be_deleted_is_not_current() -> None:
     given = survey(place(), place(Delete(uid="u"), cluster="c2", work=posted([shipment(A)], cluster="c2")))
     assert "2 clusters have their current ManifestWork" not in conditions_of(given)["Dispatched"]["message"]
+
+
+# ------------------------------------------------------------------------------------------------------- the spoke side
+
+
+def applied(status: str, *, problem: str = "", **counted: int) -> ObservedWork:
+    """A work of ours that an agent has looked at; `counted` are moduleLoader's counters."""
+    values = [
+        {"name": f"moduleLoader.{name}", "fieldValue": {"type": "Integer", "integer": number}}
+        for name, number in counted.items()
+    ]
+    manifest = {
+        "conditions": [
+            {"type": "Applied", "status": status, "reason": "AppliedManifestFailed", "message": problem}
+        ],
+        "statusFeedback": {"values": values},
+    }
+    metadata = {"name": "m", "namespace": "c1", "labels": {MODULE_LABEL: "m"}}
+    conditions = [{"type": "Applied", "status": status, "reason": "r"}]
+    stored = {"conditions": conditions, "resourceStatus": {"manifests": [manifest]}}
+    return observe_work(as_stored({"metadata": metadata, "spec": {}, "status": stored}))
+
+
+FORBIDDEN = 'modules.kmm.sigs.x-k8s.io "m" is forbidden: User "system:serviceaccount:a:b" cannot get resource "modules"'
+
+
+@pytest.mark.parametrize(
+    ("work", "phase", "available"),
+    [
+        pytest.param(None, Phase.DISPATCHED, ("False", "NotAppliedYet"), id="just-posted"),
+        pytest.param(applied("Unknown"), Phase.DISPATCHED, ("False", "NotAppliedYet"), id="unknown"),
+        pytest.param(applied("True"), Phase.AVAILABLE, ("True", "Available"), id="zero-arrives-as-no-value"),
+        pytest.param(
+            applied("True", desiredNumber=3, availableNumber=2),
+            Phase.LOADING,
+            ("False", "Loading"),
+            id="loading",
+        ),
+        pytest.param(
+            applied("True", desiredNumber=3, availableNumber=3),
+            Phase.AVAILABLE,
+            ("True", "Available"),
+            id="loaded",
+        ),
+        pytest.param(
+            applied("False", problem=FORBIDDEN), Phase.FAILED, ("False", "SpokeForbidden"), id="rights"
+        ),
+        pytest.param(
+            applied("False", problem='the server doesn\'t have a resource type "Module"'),
+            Phase.FAILED,
+            ("False", "KmmNotInstalledOnSpoke"),
+            id="no-kmm",
+        ),
+        pytest.param(
+            applied("False", problem='namespaces "spoke" not found'),
+            Phase.FAILED,
+            ("False", "SpokeNamespaceMissing"),
+            id="no-namespace",
+        ),
+        pytest.param(
+            applied("False", problem='Module.kmm.sigs.x-k8s.io "m" is invalid: spec'),
+            Phase.FAILED,
+            ("False", "SpokeRefused"),
+            id="schema",
+        ),
+        pytest.param(
+            applied("False", problem="?"), Phase.FAILED, ("False", "NotApplied"), id="something-else"
+        ),
+    ],
+)
+def test_what_the_agent_says(work: ObservedWork | None, phase: Phase, available: tuple[str, str]) -> None:
+    given = survey(place(DONE, A, work=work), outcomes=READY)
+    status = status_of(given)
+    assert {name for name, count in status["phases"].items() if count} == {phase.value}
+    found = conditions_of(given)
+    assert (found["Available"]["status"], found["Available"]["reason"]) == available
+    assert found["Dispatched"]["status"] == "True"
+    is_failed = phase is Phase.FAILED
+    assert (found["Degraded"]["status"] == "True") is is_failed
+    assert [one["reason"] for one in status["attention"]] == ([available[1]] if is_failed else [])
+
+
+def test_feedback_is_summed_up_over_the_fleet() -> None:
+    one = applied("True", nodesMatchingSelectorNumber=4, desiredNumber=3, availableNumber=3)
+    two = applied("True", nodesMatchingSelectorNumber=2, desiredNumber=2)
+    status = status_of(survey(place(DONE, work=one), place(DONE, cluster="c2", work=two)))
+    assert status["moduleLoader"] == {
+        "nodesMatchingSelectorNumber": 6,
+        "desiredNumber": 5,
+        "availableNumber": 3,
+    }
+    assert status["dra"]["desiredNumber"] == 0
+
+
+def test_a_claim_that_went_away_is_stale_and_said() -> None:
+    given = survey(place(DONE, A, has_claim=False), outcomes=READY)
+    assert conditions_of(given)["Degraded"]["reason"] == "ClaimStale"
+    assert status_of(given)["attention"][0]["reason"] == "ClaimStale"
+
+
+def test_a_refused_write_is_said() -> None:
+    given = survey(place(CREATE, A, refusal=("ClusterNamespaceMissing", "namespace 'c1'")), outcomes=READY)
+    assert conditions_of(given)["Dispatched"]["reason"] == "ClusterNamespaceMissing"
+    assert conditions_of(given)["Degraded"]["reason"] == "ClusterNamespaceMissing"
 
 
 # --------------------------------------------------------------------------------------------------- times, generation

@@ -170,6 +170,13 @@ def upgrade() -> None:
         ),
         sa.Column("conditions", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("feedback", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "problem",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="what the agent could not apply",
+        ),
         sa.Column("is_deleting", sa.Boolean(), nullable=False),
         sa.Column("is_gone", sa.Boolean(), nullable=False),
         sa.Column("resource_version", sa.BigInteger(), nullable=False),
