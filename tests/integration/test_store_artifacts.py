@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 from store_fixtures import artifact_request, engine
 
-from shared.domain.artifact import ArtifactKey, ArtifactState, Stage
+from shared.domain.artifact import Artifact, ArtifactKey, ArtifactState, Stage
 from shared.events.messages import Changed, Requested, decode_changed, decode_requested
 from shared.store import artifacts, outbox
-from shared.store.artifacts import Artifact, Failure, Lease
+from shared.store.artifacts import Failure, Lease
 from shared.store.database import Connection, Engine
 from shared.store.tables import artifacts as table
 

@@ -1,0 +1,363 @@
+"""The bus on a real NATS server: verdicts, redelivery, and what a server that is wiped or killed costs."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
+
+import nats
+import pytest
+from broker import Broker
+from nats.js.api import RetentionPolicy
+from running_services import eventually
+
+from localhub.server import free_port
+from shared.bus import jetstream
+from shared.bus.jetstream import Bus, BusUnavailable, Done, Handler, Retry, Verdict
+from shared.bus.topology import BUILDS, CHANGES, QUEUES, Queue
+
+pytestmark = pytest.mark.integration
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    running = Broker(tmp_path_factory.mktemp("nats"))
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+async def bus(broker: Broker) -> AsyncIterator[Bus]:
+    opened = await jetstream.connect(broker.url, name="test")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def queue(broker: Broker) -> AsyncIterator[Queue]:
+    """A queue of the test's own whose messages come back after a second without a sign of life."""
+    number = next(numbers)
+    made = Queue(
+        stream=f"TEST_{number}",
+        consumer="worker",
+        subjects=(f"test{number}.>",),
+        retention=RetentionPolicy.WORK_QUEUE,
+        max_age=3600,
+        ack_wait=1.0,
+    )
+    yield made
+    async with administrator(broker) as context:
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            await context.delete_stream(made.stream)
+
+
+@contextlib.asynccontextmanager
+async def administrator(broker: Broker) -> AsyncIterator[nats.js.JetStreamContext]:
+    client = await nats.connect(broker.url)
+    try:
+        yield client.jetstream()
+    finally:
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def consuming(bus: Bus, queue: Queue, handler: Handler, *, concurrency: int = 1) -> AsyncIterator[None]:
+    """A worker beside the test, which is drained at the end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(bus.consume(queue, handler, concurrency=concurrency, stop=stop))
+    await has_consumer(bus, queue)
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 15)
+
+
+async def has_consumer(bus: Bus, queue: Queue) -> None:
+    """Wait until the worker has made its stream and consumer."""
+
+    async def look() -> bool:
+        try:
+            await bus._jetstream.consumer_info(queue.stream, queue.consumer)
+        except nats.js.errors.NotFoundError:
+            return False
+        return True
+
+    await eventually(look, what=f"consumer of {queue.stream}")
+
+
+class Inbox:
+    """A handler that notes what it gets; `then` gives the verdict."""
+
+    def __init__(self, then: Callable[[bytes], Awaitable[Verdict]] | None = None) -> None:
+        self.seen: list[bytes] = []
+        self._then = then
+
+    async def __call__(self, payload: bytes) -> Verdict:
+        self.seen.append(payload)
+        return Done() if self._then is None else await self._then(payload)
+
+    async def has(self, *expected: bytes, seconds: float = 15) -> None:
+        async def look() -> bool:
+            return Counter(self.seen) == Counter(expected)
+
+        await eventually(look, what=f"messages {expected}", seconds=seconds)
+
+
+async def publish(bus: Bus, queue: Queue, *payloads: bytes) -> None:
+    subject = queue.subjects[0].replace(">", "x")
+    for payload in payloads:
+        await bus.publish(subject, payload, message_id=payload.decode())
+
+
+async def test_messages_are_handled_once_and_leave_a_work_queue(
+    broker: Broker, bus: Bus, queue: Queue
+) -> None:
+    inbox = Inbox()
+    async with consuming(bus, queue, inbox):
+        await publish(bus, queue, b"a", b"b", b"c")
+        await inbox.has(b"a", b"b", b"c")
+        await asyncio.sleep(1.5)
+    assert inbox.seen == [b"a", b"b", b"c"]
+    async with administrator(broker) as context:
+        assert (await context.stream_info(queue.stream)).state.messages == 0
+
+
+async def test_the_same_message_id_is_stored_once(bus: Bus, queue: Queue) -> None:
+    inbox = Inbox()
+    async with consuming(bus, queue, inbox):
+        await publish(bus, queue, b"a", b"a")
+        await inbox.has(b"a")
+        await publish(bus, queue, b"a", b"b")
+        await inbox.has(b"a", b"b")
+
+
+async def test_a_handler_that_fails_gets_its_message_again(bus: Bus, queue: Queue) -> None:
+    async def fail_first(_: bytes) -> Verdict:
+        if len(inbox.seen) == 1:
+            raise ValueError("not today")
+        return Done()
+
+    inbox = Inbox(fail_first)
+    async with consuming(bus, queue, inbox):
+        await publish(bus, queue, b"a")
+        await inbox.has(b"a", b"a")
+
+
+async def test_retry_delivers_again_after_the_pause(bus: Bus, queue: Queue) -> None:
+    times = []
+
+    async def later(_: bytes) -> Verdict:
+        times.append(time.monotonic())
+        return Retry(seconds=0.5) if len(times) < 3 else Done()
+
+    inbox = Inbox(later)
+    async with consuming(bus, queue, inbox):
+        await publish(bus, queue, b"a")
+        await inbox.has(b"a", b"a", b"a")
+    assert all(0.45 < after - before < 2 for before, after in itertools.pairwise(times))
+
+
+async def test_a_handler_that_takes_long_keeps_its_message(bus: Bus, queue: Queue) -> None:
+    async def slowly(_: bytes) -> Verdict:
+        await asyncio.sleep(3 * queue.ack_wait)
+        return Done()
+
+    inbox = Inbox(slowly)
+    async with consuming(bus, queue, inbox, concurrency=2):
+        await publish(bus, queue, b"a")
+        await asyncio.sleep(4.5 * queue.ack_wait)
+    assert inbox.seen == [b"a"]
+
+
+async def test_the_message_of_a_worker_that_died_goes_to_another(
+    broker: Broker, bus: Bus, queue: Queue
+) -> None:
+    async def never(_: bytes) -> Verdict:
+        await asyncio.sleep(60)
+        return Done()
+
+    dead, alive = Inbox(never), Inbox()
+    task = asyncio.create_task(bus.consume(queue, dead, concurrency=1, stop=asyncio.Event()))
+    await has_consumer(bus, queue)
+    await publish(bus, queue, b"a")
+    await dead.has(b"a")
+    task.cancel()
+    other = await jetstream.connect(broker.url, name="other")
+    async with consuming(other, queue, alive):
+        await alive.has(b"a")
+    await other.close()
+
+
+async def test_no_more_are_handled_at_once_than_asked_for(bus: Bus, queue: Queue) -> None:
+    running, most = 0, 0
+
+    async def count(_: bytes) -> Verdict:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.1)
+        running -= 1
+        return Done()
+
+    inbox = Inbox(count)
+    payloads = [str(number).encode() for number in range(12)]
+    async with consuming(bus, queue, inbox, concurrency=3):
+        await publish(bus, queue, *payloads)
+        await inbox.has(*payloads)
+    assert most == 3
+
+
+async def test_two_workers_share_the_messages(broker: Broker, bus: Bus, queue: Queue) -> None:
+    other = await jetstream.connect(broker.url, name="other")
+    first, second = Inbox(slow_done), Inbox(slow_done)
+    payloads = [str(number).encode() for number in range(20)]
+    async with consuming(bus, queue, first), consuming(other, queue, second):
+        await publish(bus, queue, *payloads)
+
+        async def all_seen() -> bool:
+            return len(first.seen + second.seen) >= len(payloads)
+
+        await eventually(all_seen, what="all messages")
+    await other.close()
+    assert Counter(first.seen + second.seen) == Counter(payloads)
+    assert first.seen
+    assert second.seen
+
+
+async def slow_done(_: bytes) -> Verdict:
+    await asyncio.sleep(0.02)
+    return Done()
+
+
+async def test_stopping_finishes_what_is_in_hand(bus: Bus, queue: Queue) -> None:
+    finished = []
+
+    async def slowly(payload: bytes) -> Verdict:
+        await asyncio.sleep(0.7)
+        finished.append(payload)
+        return Done()
+
+    inbox = Inbox(slowly)
+    async with consuming(bus, queue, inbox, concurrency=2):
+        await publish(bus, queue, b"a", b"b", b"c")
+        await inbox.has(b"a", b"b")
+
+    assert set(finished) == set(inbox.seen)
+    rest = Inbox()
+    async with consuming(bus, queue, rest):
+        await rest.has(*({b"a", b"b", b"c"} - set(finished)))
+        await asyncio.sleep(1.5 * queue.ack_wait)
+    assert Counter(finished + rest.seen) == Counter([b"a", b"b", b"c"])
+
+
+async def test_a_batch_has_one_verdict(bus: Bus, queue: Queue) -> None:
+    batches: list[list[bytes]] = []
+
+    async def handle(payloads: list[bytes]) -> Verdict:
+        batches.append(payloads)
+        return Retry(seconds=0.2) if len(batches) == 1 else Done()
+
+    stop = asyncio.Event()
+    await bus._ensure(queue)
+    await publish(bus, queue, b"a", b"b", b"c")
+    task = asyncio.create_task(bus.consume_batches(queue, handle, batch=10, stop=stop))
+
+    async def has_all_again() -> bool:
+        return Counter(itertools.chain(*batches[1:])) == Counter([b"a", b"b", b"c"])
+
+    await eventually(has_all_again, what="the whole batch once more")
+    await asyncio.sleep(1.5)
+    assert await has_all_again()
+    stop.set()
+    await asyncio.wait_for(task, 5)
+    assert batches[0] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("what", ["stream", "consumer"])
+async def test_what_somebody_deletes_is_made_again(broker: Broker, bus: Bus, queue: Queue, what: str) -> None:
+    inbox = Inbox()
+    async with consuming(bus, queue, inbox):
+        await publish(bus, queue, b"a")
+        await inbox.has(b"a")
+        async with administrator(broker) as context:
+            if what == "stream":
+                await context.delete_stream(queue.stream)
+            else:
+                await context.delete_consumer(queue.stream, queue.consumer)
+        await has_consumer(bus, queue)
+        await publish(bus, queue, b"b")
+        await inbox.has(b"a", b"b")
+
+
+@pytest.mark.parametrize("is_wiped", [False, True])
+async def test_work_goes_on_after_nats_was_killed(
+    broker: Broker, bus: Bus, queue: Queue, is_wiped: bool
+) -> None:
+    async def publish_until_taken(payload: bytes) -> bool:
+        try:
+            await publish(bus, queue, payload)
+        except BusUnavailable:
+            return False
+        return True
+
+    inbox = Inbox()
+    async with consuming(bus, queue, inbox):
+        await publish(bus, queue, b"a")
+        await inbox.has(b"a")
+        restarting = asyncio.create_task(broker.restart(is_wiped=is_wiped, pause=1.5))
+        await asyncio.sleep(0.7)
+        assert not bus.is_connected
+        await eventually(lambda: publish_until_taken(b"b"), what="a message is taken again", seconds=30)
+        await restarting
+        await inbox.has(b"a", b"b")
+    assert bus.is_connected
+
+
+async def test_closing_without_a_server_ends(broker: Broker) -> None:
+    bus = await jetstream.connect(broker.url, name="orphan")
+    broker.kill()
+    await asyncio.sleep(0.3)
+    try:
+        await asyncio.wait_for(bus.close(), 10)
+    finally:
+        broker.start()
+
+
+async def test_a_message_that_was_taken_survives_kill_9(broker: Broker, bus: Bus, queue: Queue) -> None:
+    await bus._ensure(queue)
+    await publish(bus, queue, b"a", b"b")
+    await broker.restart()
+    inbox = Inbox()
+    async with consuming(bus, queue, inbox):
+        await inbox.has(b"a", b"b")
+
+
+async def test_the_topology_is_made_and_brought_to_its_configuration(broker: Broker, bus: Bus) -> None:
+    await bus.ensure_topology()
+    await bus._ensure(replace(CHANGES, max_age=3600))
+    await bus.ensure_topology()
+
+    async with administrator(broker) as context:
+        for queue in QUEUES:
+            stream = (await context.stream_info(queue.stream)).config
+            consumer = (await context.consumer_info(queue.stream, queue.consumer)).config
+            assert (stream.max_age, stream.retention) == (queue.max_age, queue.retention)
+            assert (consumer.ack_wait, consumer.max_deliver) == (queue.ack_wait, -1)
+    await publish(bus, BUILDS, b"x")
+
+
+async def test_a_subject_without_a_stream_is_an_error(bus: Bus) -> None:
+    with pytest.raises(BusUnavailable, match="nowhere"):
+        await bus.publish("nowhere.x", b"", message_id="1")
+
+
+async def test_a_server_that_is_away_is_an_error_at_once() -> None:
+    with pytest.raises(BusUnavailable, match="NATS_URL"):
+        await asyncio.wait_for(jetstream.connect(f"nats://127.0.0.1:{free_port()}", name="test"), 15)
