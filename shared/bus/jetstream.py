@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -21,6 +20,7 @@ from shared.domain.errors import TransientError
 
 log = structlog.get_logger()
 
+CONNECT_TIMEOUT_SECONDS = 5
 PUBLISH_TIMEOUT_SECONDS = 5.0
 FETCH_TIMEOUT_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 2
@@ -176,22 +176,32 @@ async def connect(url: str, *, name: str) -> Bus:
         BusUnavailable: the server cannot be reached now.
     """
 
+    last_error: Exception | None = None
+
     async def on_error(error: Exception) -> None:
+        nonlocal last_error
+        last_error = error
         log.warning("bus.error", error=repr(error))
 
+    client = Client()
     try:
-        client = await nats.connect(
-            url,
-            name=name,
-            connect_timeout=5,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            ping_interval=5,
-            max_outstanding_pings=2,
-            error_cb=on_error,
-        )
+        # The client's own limit is for one attempt, and reconnecting for ever includes the first connection.
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            await client.connect(
+                url,
+                name=name,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=on_error,
+            )
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise BusUnavailable(f"NATS cannot be reached: {error!r}; is NATS_URL right?") from error
+        await client.close()
+        raise BusUnavailable(
+            f"NATS cannot be reached: {last_error or error!r}; is NATS_URL right?"
+        ) from error
     return Bus(client)
 
 

@@ -60,10 +60,13 @@ async def open_backbone(
 
 async def _connect_bus(url: str, service: str, stop: asyncio.Event) -> Bus | None:
     while not stop.is_set():
+        bus = None
         try:
             bus = await jetstream.connect(url, name=f"kmmhub-{service}")
             await bus.ensure_topology()
         except BusUnavailable as error:
+            if bus is not None:
+                await bus.close()
             log.warning("bus.unavailable", error=str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
