@@ -156,6 +156,7 @@ def services(
         | dict(variables or {})
         | {
             "OPERATOR_NAMESPACE": NAMESPACE,
+            "KMMHUB_SPOKE_PERMISSIONS": "false",  # no agents here, and the story counts works
             "PATH": settings.path,
             "HOME": settings.home,
         }

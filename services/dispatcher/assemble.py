@@ -20,7 +20,7 @@ _COUNTED = ("devicePlugin", "dra", "moduleLoader")
 _COUNTERS = ("availableNumber", "desiredNumber", "nodesMatchingSelectorNumber")
 
 OPTIONAL_SPEC_FIELDS = ("deleteOption", "executor")
-"""Fields of a ManifestWork's spec that we never set; a patch takes them away from whoever did."""
+"""Fields of a ManifestWork's spec that a patch takes away from whoever set them, unless the work has them."""
 
 
 MAX_MANIFEST_BYTES = 500 * 1024
@@ -105,14 +105,10 @@ def size_of(work: Mapping[str, Any]) -> int:
 
 def patch_of(work: Mapping[str, Any], *, uid: str) -> dict[str, Any]:
     """The JSON merge patch that brings a stored work to `work`, and refuses another object of its name."""
-    metadata = work["metadata"]
+    written = ("labels", "annotations", "ownerReferences")
+    metadata = {name: work["metadata"][name] for name in written if name in work["metadata"]}
     return {
-        "metadata": {
-            "uid": uid,
-            "labels": metadata["labels"],
-            "annotations": metadata["annotations"],
-            "ownerReferences": metadata["ownerReferences"],
-        },
+        "metadata": {"uid": uid, **metadata},
         "spec": {**dict.fromkeys(OPTIONAL_SPEC_FIELDS), **work["spec"]},
     }
 

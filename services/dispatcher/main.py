@@ -36,6 +36,9 @@ class DispatcherSettings(ServiceSettings):
     resync_seconds: float = Field(default=60.0, gt=0, validation_alias="KMMHUB_RESYNC_SECONDS")
     """How often everything is compared again, whether or not something was announced."""
 
+    spoke_permissions: bool = Field(default=True, validation_alias="KMMHUB_SPOKE_PERMISSIONS")
+    """Whether work agents get the rights on Modules, and the modules' namespaces, through a ManifestWork of ours."""
+
 
 class Dispatcher:
     """Runs passes one after the other, whoever asks for them."""
@@ -136,7 +139,12 @@ async def dispatch(settings: DispatcherSettings, process: Process) -> None:
     ):
         if backbone is None:
             return
-        reconciler = Reconciler(kube=kube, engine=backbone.engine, namespace=settings.operator_namespace)
+        reconciler = Reconciler(
+            kube=kube,
+            engine=backbone.engine,
+            namespace=settings.operator_namespace,
+            gives_permissions=settings.spoke_permissions,
+        )
         dispatcher = Dispatcher(reconciler, backbone)
         stop = process.stop
         async with asyncio.TaskGroup() as group:

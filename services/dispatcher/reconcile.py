@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from services.dispatcher import apply, gather
 from services.dispatcher.catalog import Catalog, ReadModule
 from services.dispatcher.decide import Decision, Leave
+from services.dispatcher.permissions import PERMISSIONS_WORK, decide_permissions, namespaces_needed
 from services.dispatcher.picture import Picture, take_picture
 from services.dispatcher.scope import Pair, Scope, scope_of
 from services.dispatcher.status import module_status
@@ -44,11 +45,15 @@ class Outcome:
 class Reconciler:
     """Reconciles announcements, and writes the status of modules."""
 
-    def __init__(self, *, kube: KubeClient, engine: Engine, namespace: str) -> None:
+    def __init__(
+        self, *, kube: KubeClient, engine: Engine, namespace: str, gives_permissions: bool = True
+    ) -> None:
+        """`gives_permissions`: whether work agents get their rights on Modules from us."""
         self._kube = kube
         self._engine = engine
         self._namespace = namespace
         self._catalog = Catalog()
+        self._gives_permissions = gives_permissions
         self._refusals: dict[Pair, tuple[str, str]] = {}
 
     async def reconcile(self, changes: Collection[Changed]) -> Outcome:
@@ -62,16 +67,20 @@ class Reconciler:
             modules = await self._read_modules(connection)
             scope = scope_of(changes, {name: read.module.spec for name, read in modules.items()})
             picture = await take_picture(connection, modules, scope, namespace=self._namespace)
+            names = {cluster for _, cluster in picture.pairs} | scope.clusters
+            permissions = await self._decide_permissions(connection, picture, names)
         has_announced = await want_artifacts(self._engine, picture)
-        failed = set(announce_again(await self._apply(picture)))
+        # Rights first: a Module that comes before them is refused on the spoke.
+        failed = await self._apply_all(permissions) | await self._apply(picture)
+        again = set(announce_again(failed))
         touched = {module for module, _ in picture.pairs} | scope.modules
         if scope.everything:
             touched |= set(modules)
         for name in touched & set(modules):
             if modules[name].stored.is_deleting and not await self._release_if_done(modules[name], picture):
-                failed.add(Changed(kind=Kind.MODULE, name=name))
+                again.add(Changed(kind=Kind.MODULE, name=name))
         return Outcome(
-            failed=frozenset(failed), touched=frozenset(touched & set(modules)), has_announced=has_announced
+            failed=frozenset(again), touched=frozenset(touched & set(modules)), has_announced=has_announced
         )
 
     async def report(self, names: Collection[str]) -> set[str]:
@@ -107,12 +116,36 @@ class Reconciler:
         decisions = {pair: picture.decide(pair) for pair in sorted(picture.pairs)}
         todo = {pair: decision for pair, decision in decisions.items() if not isinstance(decision, Leave)}
         blocked = await self._ensure_finalizers(picture, {module for module, _ in todo})
-        results = await asyncio.gather(
-            *(self._apply_one(pair, decision) for pair, decision in todo.items() if pair[0] not in blocked)
-        )
-        return {pair for pair in todo if pair[0] in blocked} | {
-            pair for pair, is_done in results if not is_done
+        allowed = {pair: decision for pair, decision in todo.items() if pair[0] not in blocked}
+        return set(todo) - set(allowed) | await self._apply_all(allowed)
+
+    async def _decide_permissions(
+        self, connection: Connection, picture: Picture, names: Collection[str]
+    ) -> dict[Pair, Decision]:
+        clusters = await gather.read_clusters(connection, names)
+        works = await gather.read_works(connection, modules=(), clusters=names)
+        modules = [read.module for read in picture.modules.values()]
+        with_modules = {
+            pair[1] for pair, stored in works.items() if stored.work.module and not stored.work.is_gone
         }
+        decisions: dict[Pair, Decision] = {}
+        for name in names:
+            pair, cluster = (PERMISSIONS_WORK, name), clusters.get(name)
+            stored = works.get(pair)
+            decisions[pair] = decide_permissions(
+                cluster=cluster,
+                namespaces=namespaces_needed(cluster, modules) if cluster else (),
+                is_enabled=self._gives_permissions,
+                work=stored.work if stored else None,
+                posted_hash=stored.posted_hash if stored else None,
+                has_modules=name in with_modules,
+            )
+        return {pair: decision for pair, decision in decisions.items() if not isinstance(decision, Leave)}
+
+    async def _apply_all(self, decisions: Mapping[Pair, Decision]) -> set[Pair]:
+        """Returns the pairs that failed."""
+        results = await asyncio.gather(*(self._apply_one(pair, one) for pair, one in decisions.items()))
+        return {pair for pair, is_done in results if not is_done}
 
     async def _apply_one(self, pair: Pair, decision: Decision) -> tuple[Pair, bool]:
         module, cluster = pair
