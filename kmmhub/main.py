@@ -80,6 +80,25 @@ def install(
 
 
 @app.command()
+def status(
+    database_url: Annotated[
+        str, typer.Option(envvar="DATABASE_URL", help="postgresql://…", show_default=False)
+    ],
+    module: Annotated[str | None, typer.Argument(help="One module; all of them without it.")] = None,
+    namespace: Annotated[
+        str, typer.Option(envvar="OPERATOR_NAMESPACE", help="The operator's namespace.")
+    ] = "kmm-operator-system",
+    output: Annotated[dev.Output, typer.Option("--output", "-o", help="How to print.")] = dev.Output.text,
+) -> None:
+    """Show where modules stand, per cluster and per kernel. Ends with 1 unless all are Ready."""
+    from kmmhub.status import show_status
+
+    raise typer.Exit(
+        show_status(module, database_url=database_url, namespace=namespace, as_json=output is dev.Output.json)
+    )
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Take down what --keep left running.")] = False,

@@ -13,9 +13,11 @@ from prometheus_client import Counter
 
 from services.dispatcher.assemble import patch_of
 from services.dispatcher.decide import Create, Decision, Delete, Leave, Patch
+from services.dispatcher.module_events import event_body, events_between
 from services.dispatcher.stored import StoredModule
+from shared.domain.errors import HubError
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
-from shared.kube.client import MANIFEST_WORKS, MODULES, KubeClient
+from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES, KubeClient
 from shared.kube.errors import Conflict, NotFound
 from shared.store.database import Engine
 from shared.store.works import record_works
@@ -123,14 +125,34 @@ async def _write_finalizers(kube: KubeClient, module: StoredModule, finalizers: 
         await kube.merge_patch(MODULES, module.name, {"metadata": metadata})
 
 
-async def write_status(kube: KubeClient, module: StoredModule, status: Mapping[str, Any]) -> None:
-    """Write a module's status, unless it is stored like this already or the module is gone."""
+async def write_status(
+    kube: KubeClient, module: StoredModule, status: Mapping[str, Any], *, now: str
+) -> None:
+    """Write a module's status and tell what changed, unless it is stored like this already or the module is gone."""
     if all(module.status.get(key) == value for key, value in status.items()):
         return
-    with contextlib.suppress(NotFound, Conflict):  # deleted, or deleted and made again: the next look sees it
+    try:
         await kube.merge_patch(
             MODULES,
             module.name,
             {"metadata": {"uid": module.uid}, "status": dict(status)},
             subresource="status",
         )
+    except (NotFound, Conflict):  # deleted, or deleted and made again: the next look sees it
+        return
+    for event in events_between(module.status, status):
+        await _tell(kube, event_body(module, event, now=now))
+
+
+async def _tell(kube: KubeClient, body: Mapping[str, Any]) -> None:
+    """Create an Event, or count it up where it was told before. One that cannot be written is no failure."""
+    name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
+    try:
+        try:
+            await kube.create(EVENTS, body, namespace=namespace)
+        except Conflict:
+            told = await kube.get(EVENTS, name, namespace=namespace)
+            again = {"count": told.get("count", 1) + 1, "lastTimestamp": body["lastTimestamp"]}
+            await kube.merge_patch(EVENTS, name, again, namespace=namespace)
+    except HubError as error:
+        log.warning("event.not_written", event_name=name, error=str(error))

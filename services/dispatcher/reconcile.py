@@ -97,9 +97,8 @@ class Reconciler:
             survey = survey_module(picture, read, self._refusals)
             time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
             try:
-                await apply.write_status(
-                    self._kube, read.stored, module_status(survey, previous=read.stored.status, now=time)
-                )
+                status = module_status(survey, previous=read.stored.status, now=time)
+                await apply.write_status(self._kube, read.stored, status, now=time)
             except HubError as error:
                 log.warning("status.not_written", module=name, error=str(error))
                 if isinstance(error, TransientError):

@@ -71,6 +71,7 @@ MANIFEST_WORKS = Resource(group="work.open-cluster-management.io", version="v1",
 MODULES = Resource(group="hub.kmm.sigs.x-k8s.io", version="v1beta1", plural="managedclustermodules")
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps")
 SECRETS = Resource(group="", version="v1", plural="secrets")
+EVENTS = Resource(group="", version="v1", plural="events")
 NAMESPACES = Resource(group="", version="v1", plural="namespaces")
 CRDS = Resource(group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions")
 

@@ -1,0 +1,140 @@
+"""`kmmhub status`: where each module stands, per cluster and per kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from services.dispatcher import gather
+from services.dispatcher.assemble import Shipment
+from services.dispatcher.catalog import Catalog, ReadModule
+from services.dispatcher.demand import Wanted
+from services.dispatcher.picture import Picture, take_picture
+from services.dispatcher.scope import Scope
+from services.dispatcher.status import module_status, report_clusters
+from services.dispatcher.survey import survey_module
+from shared.domain.errors import PermanentError
+from shared.runtime.clock import now
+from shared.store.database import connect
+
+
+class NoSuchModule(PermanentError):
+    """The hub has no ManagedClusterModule of that name."""
+
+    reason = "NoSuchModule"
+
+
+def show_status(module: str | None, *, database_url: str, namespace: str, as_json: bool) -> int:
+    """Print where modules stand: conditions, every cluster, every kernel.
+
+    Args:
+        module: one module, None for all.
+        database_url: the services' database, where everything that they know is.
+        namespace: the operator's.
+        as_json: print `{"modules": […]}` instead of tables.
+
+    Returns:
+        The exit status: 0 if all that was shown is Ready.
+
+    Raises:
+        NoSuchModule: there is no module of that name.
+    """
+    found = asyncio.run(_read(database_url, namespace, module))
+    if as_json:
+        print(json.dumps({"modules": found}, indent=2))
+    else:
+        for one in found:
+            _show(Console(), one)
+    return 0 if all(one["ready"] for one in found) else 1
+
+
+async def _read(database_url: str, namespace: str, module: str | None) -> list[dict[str, Any]]:
+    engine = connect(database_url, application="kmmhub-status", pool_size=1)
+    try:
+        async with engine.connect() as connection:
+            catalog = Catalog()
+            modules = {
+                name: catalog.read(one) for name, one in (await gather.read_modules(connection)).items()
+            }
+            if module is not None and module not in modules:
+                raise NoSuchModule(
+                    f"no ManagedClusterModule {module!r}; there are: {', '.join(sorted(modules)) or 'none'}"
+                )
+            names = sorted(modules) if module is None else [module]
+            picture = await take_picture(
+                connection, modules, Scope(modules=frozenset(names)), namespace=namespace
+            )
+    finally:
+        await engine.dispose()
+    return [_describe(picture, modules[name]) for name in names]
+
+
+def _describe(picture: Picture, read: ReadModule) -> dict[str, Any]:
+    """One module as JSON: stable names, for scripts."""
+    survey = survey_module(picture, read, {})
+    time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = module_status(survey, previous=read.stored.status, now=time)["conditions"]
+    kernels = {place.cluster: place.kernels for place in survey.places}
+    return {
+        "name": read.module.name,
+        "ready": any(one["type"] == "Ready" and one["status"] == "True" for one in conditions),
+        "conditions": conditions,
+        "clusters": [
+            {
+                "cluster": report.cluster,
+                "phase": report.phase.value,
+                "reason": report.reason,
+                "message": report.message,
+                "kernels": list(kernels[report.cluster]),
+                "attention": [
+                    {"kernel": one.kernel, "reason": one.reason, "message": one.message}
+                    for one in report.attention
+                ],
+            }
+            for report in report_clusters(survey)
+        ],
+        "kernels": [
+            _kernel(picture, read.module.name, kernel, kernels) for kernel in sorted(survey.outcomes)
+        ],
+    }
+
+
+def _kernel(
+    picture: Picture, module: str, kernel: Any, kernels: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    need, outcome = picture.needs[module, kernel], picture.outcomes[module, kernel]
+    return {
+        "kernel": kernel,
+        "clusters": sum(kernel in runs for runs in kernels.values()),
+        "image": need.request.target if isinstance(need, Wanted) else None,
+        "shipped": outcome.image if isinstance(outcome, Shipment) else None,
+        "artifact": need.request.key if isinstance(need, Wanted) else None,
+        "reason": "Ready" if isinstance(outcome, Shipment) else outcome.reason,
+        "message": "" if isinstance(outcome, Shipment) else outcome.message,
+    }
+
+
+def _show(console: Console, module: Mapping[str, Any]) -> None:
+    console.print(
+        f"[bold]{module['name']}[/bold]  {'Ready' if module['ready'] else 'not Ready'}", highlight=False
+    )
+    _table(console, module["conditions"], ("type", "status", "reason", "message"))
+    _table(console, module["kernels"], ("kernel", "clusters", "reason", "shipped", "message"))
+    _table(console, module["clusters"], ("cluster", "phase", "reason", "message"))
+
+
+def _table(console: Console, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    if not rows:
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column.upper(), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+    console.print(table)
+    console.print()
