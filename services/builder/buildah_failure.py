@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from shared.domain.errors import HubError, PermanentError, TransientError
 
-SHOWN_LINES = 12
+SHOWN_LINES = 5
 """How many of the log's last lines an error message repeats."""
 
 UNAVAILABLE = (

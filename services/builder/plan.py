@@ -72,9 +72,9 @@ def plan(request: ArtifactRequest, *, target: Found | None, other: Found | None)
             return Adopt(image=reference.pinned(other.digest))
         return Build(destination=staging or request.target)
     if request.sign is not None and request.sign.source is not None:
+        if target is not None and (other is None or target.source_digest in {None, other.digest}):
+            return Adopt(image=reference.pinned(target.digest))
         if other is None:
             return Missing(image=request.sign.source)
-        if target is not None and target.source_digest in {None, other.digest}:
-            return Adopt(image=reference.pinned(target.digest))
         return Adopt(image=ImageReference.parse(request.sign.source).pinned(other.digest))
     return Missing(image=request.target) if target is None else Adopt(image=reference.pinned(target.digest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Collection, Iterable
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.dispatcher.reconcile import Reconciler
 from shared.bus.jetstream import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
+from shared.domain.backoff import retry_delay
 from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
 from shared.kube.client import KubeClient
 from shared.relay.backbone import Backbone, open_backbone
@@ -25,6 +27,7 @@ log = structlog.get_logger()
 
 BATCH = 500
 RETRY_SECONDS = 2.0
+MAX_RETRY_SECONDS = 30.0
 SWEEP_SECONDS = 5.0
 REPORT_SECONDS = 0.3
 """Changes of a module within this time share one write of its status."""
@@ -48,6 +51,7 @@ class Dispatcher:
         self._backbone = backbone
         self._turn = asyncio.Lock()
         self._again: dict[Changed, float] = {}
+        self._failures: dict[Changed, int] = {}
         self._to_report: set[str] = set()
 
     async def handle(self, payloads: Collection[bytes]) -> Verdict:
@@ -112,13 +116,18 @@ class Dispatcher:
             return Retry(seconds=RETRY_SECONDS)
         if outcome.has_announced:
             self._backbone.relay.wake()
+        for change in set(changes) - outcome.failed:
+            self._failures.pop(change, None)
         self._look_again(outcome.failed)
         self._to_report |= outcome.touched
         return Done()
 
     def _look_again(self, changes: Iterable[Changed]) -> None:
+        """Plan another look, later each time that it fails again."""
         for change in changes:
-            self._again.setdefault(change, time.monotonic() + RETRY_SECONDS)
+            failures = self._failures[change] = self._failures.get(change, 0) + 1
+            delay = min(retry_delay(failures, jitter=random.random()), MAX_RETRY_SECONDS)  # noqa: S311 - no secret
+            self._again.setdefault(change, time.monotonic() + delay)
 
 
 def main() -> int:

@@ -111,9 +111,6 @@ OURS = BUILT.recipe
             None,
             pinned(1),
             id="sign-adopts-though-the-source-was-cleaned-up",
-            marks=pytest.mark.xfail(
-                strict=True, reason="an image that is there is not adopted once its source is gone"
-            ),
         ),
         pytest.param(
             SIGNED,
@@ -121,9 +118,6 @@ OURS = BUILT.recipe
             None,
             pinned(1),
             id="sign-keeps-ours-though-the-source-was-cleaned-up",
-            marks=pytest.mark.xfail(
-                strict=True, reason="an image that is there is not adopted once its source is gone"
-            ),
         ),
     ],
 )
