@@ -136,7 +136,8 @@ def test_a_work_whose_writing_was_not_noted_is_written_once_more() -> None:
 def test_a_work_is_patched_once_its_served_kernels_are_ready(
     served: list[KernelVersion], outcomes: Outcomes, ships: set[str]
 ) -> None:
-    decision = decided(outcomes, posted(map(shipment, served)))
+    work = posted(map(shipment, served))
+    decision = decided(outcomes, work, posted_hash=work.observed_hash)
     assert isinstance(decision, Patch)
     assert decision.uid == "uid-w"
     assert served_by(decision.work) == ships
@@ -161,7 +162,9 @@ def test_a_working_kernel_is_never_taken_away(
 
 def test_a_module_of_another_uid_takes_its_work_over() -> None:
     """Deleted and made again: the owner reference would let Kubernetes collect the work."""
-    decision = decided({A: shipment(A)}, posted([shipment(A)]), module=a_module(uid="uid-new"))
+    work = posted([shipment(A)])
+    module = a_module(uid="uid-new")
+    decision = decided({A: shipment(A)}, work, module=module, posted_hash=work.observed_hash)
     assert isinstance(decision, Patch)
     assert decision.work["metadata"]["ownerReferences"][0]["uid"] == "uid-new"
 

@@ -11,6 +11,7 @@ from shared.domain.artifact import ArtifactState, Stage
 from shared.domain.work import (
     HASH_ANNOTATION,
     IMAGES_ANNOTATION,
+    MAX_PROBLEM,
     MODULE_LABEL,
     ObservedWork,
     WorkCondition,
@@ -149,6 +150,36 @@ def test_a_condition_of_an_older_generation_is_not_trusted(given: Json, expected
 )
 def test_kernels_that_a_work_serves(spec: Json, served: dict[str, str]) -> None:
     assert observe_work(work(spec=spec)).served == served
+
+
+def applied(status: str, **fields: str) -> Json:
+    return {
+        "conditions": [
+            {"type": "Available", "status": "False"},
+            {"type": "Applied", "status": status, **fields},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("manifests", "problem"),
+    [
+        pytest.param([], "", id="nothing-said"),
+        pytest.param([applied("True", message="fine")], "", id="applied"),
+        pytest.param(
+            [applied("False", reason="R", message="namespaces not found")], "namespaces not found", id="why"
+        ),
+        pytest.param(
+            [applied("False", reason="AppliedManifestFailed")], "AppliedManifestFailed", id="reason-only"
+        ),
+        pytest.param(
+            [applied("True"), applied("False", message="b"), applied("False", message="c")], "b", id="first"
+        ),
+        pytest.param([applied("False", message="x" * 9999)], "x" * MAX_PROBLEM, id="cut"),
+    ],
+)
+def test_what_the_agent_could_not_apply(manifests: list[Json], problem: str) -> None:
+    assert observe_work(work(status={"resourceStatus": {"manifests": manifests}})).problem == problem
 
 
 STRANGE = [
