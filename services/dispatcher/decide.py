@@ -21,6 +21,7 @@ class Cluster:
     Attributes:
         has_claim: false while the spoke names no kernels; `kernels` are then those that it named last.
         bad_kernels: why entries of its claim are no kernels.
+        claim_is_near_limit: whether the claim has little room left for more kernels.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Cluster:
     has_claim: bool
     is_deleting: bool
     bad_kernels: tuple[str, ...] = ()
+    claim_is_near_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,4 +99,5 @@ def _cluster(row: Mapping[Any, Any]) -> Cluster:
         has_claim=row["claim_is_present"],
         is_deleting=row["is_deleting"],
         bad_kernels=tuple(entry["reason"] for entry in row["invalid_kernels"]),
+        claim_is_near_limit=row["claim_is_near_limit"],
     )

@@ -22,6 +22,9 @@ PROGRESS = {
 
 UNDER_WAY = frozenset(reason for reason, _ in PROGRESS.values())
 
+CLAIM_STALE = "ClaimStale"
+CLAIM_NEAR_LIMIT = "ClaimNearLimit"
+
 PARTS = ("moduleLoader", "devicePlugin", "dra")
 COUNTERS = ("nodesMatchingSelectorNumber", "desiredNumber", "availableNumber")
 """What KMM counts on a spoke, per part (KMM API, `DaemonSetStatus`). Zero arrives as no value at all."""
@@ -56,6 +59,7 @@ class Place:
         kernels: as last known.
         has_claim: whether the spoke still names its kernels.
         bad_kernels: why entries of its claim are no kernels.
+        claim_is_near_limit: whether the claim has little room left.
         refusal: (reason, message) of the API server's answer to our last write, if it was refused.
     """
 
@@ -65,6 +69,7 @@ class Place:
     kernels: tuple[KernelVersion, ...] = ()
     has_claim: bool = True
     bad_kernels: tuple[str, ...] = ()
+    claim_is_near_limit: bool = False
     refusal: tuple[str, str] | None = None
 
 
@@ -179,10 +184,17 @@ def _attention(place: Place, outcomes: Mapping[KernelVersion, KernelOutcome]) ->
             )
     for reason in place.bad_kernels:
         yield Attention(cluster=place.cluster, reason="InvalidKernel", message=reason)
+    if place.claim_is_near_limit:
+        yield Attention(
+            cluster=place.cluster,
+            reason=CLAIM_NEAR_LIMIT,
+            message="the claim with its kernels nears OCM's limit of 1024 characters; past it the spoke cannot report "
+            "new kernels. Retire old kernels there",
+        )
     if place.kernels and not place.has_claim:
         yield Attention(
             cluster=place.cluster,
-            reason="ClaimStale",
+            reason=CLAIM_STALE,
             message="the spoke no longer names its kernels; those it named last are kept. Is KMM still running there, "
             "and does OCM still export the claim?",
         )

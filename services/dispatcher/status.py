@@ -14,6 +14,8 @@ from typing import Any
 from services.dispatcher.assemble import Shipment
 from services.dispatcher.decide import KernelOutcome, Leave, Pending, Why
 from services.dispatcher.report import (
+    CLAIM_NEAR_LIMIT,
+    CLAIM_STALE,
     COUNTERS,
     PARTS,
     UNDER_WAY,
@@ -176,12 +178,12 @@ def _available(reports: Sequence[ClusterReport]) -> State:
 def _degraded(survey: Survey, attention: Sequence[Attention]) -> State:
     if survey.problem is not None:
         return ("True", *survey.problem)
-    # A cluster without a claim waits, it has not failed.
-    failures = [one for one in attention if one.reason != Why.NO_KERNELS]
+    # A cluster without a claim waits, and one whose claim nears its limit works: neither has failed.
+    failures = [one for one in attention if one.reason not in {Why.NO_KERNELS, CLAIM_NEAR_LIMIT}]
     if not failures:
         return ("False", "AsExpected", "nothing failed")
     # What is only stale is named last: the rest needs a person sooner.
-    urgent = [one.reason for one in failures if one.reason != "ClaimStale"]
+    urgent = [one.reason for one in failures if one.reason != CLAIM_STALE]
     reason = _most_frequent(urgent or [one.reason for one in failures])
     alike = [one for one in failures if one.reason == reason]
     clusters = sorted({one.cluster for one in alike})

@@ -41,5 +41,6 @@ def _place(picture: Picture, pair: Pair, refusals: Mapping[Pair, tuple[str, str]
         kernels=cluster.kernels if cluster else (),
         has_claim=cluster.has_claim if cluster else True,
         bad_kernels=cluster.bad_kernels if cluster else (),
+        claim_is_near_limit=cluster.claim_is_near_limit if cluster else False,
         refusal=refusals.get(pair),
     )

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from services.watcher.kinds import ConfigMap, ManagedCluster, ManagedClusterModule, Secret
+from shared.domain.canonical import without_nul
 from shared.domain.claim import CLAIM_NAME, read_claim
 
 DOCKERFILE_KEY = "dockerfile"
@@ -29,10 +30,11 @@ def cluster_row(cluster: ManagedCluster) -> Row:
         "uid": cluster.metadata.uid,
         "labels": cluster.metadata.labels or {},
         "kernels": list(claim.kernels) if claim else [],
-        "invalid_kernels": [{"text": entry.text[:256], "reason": entry.reason} for entry in claim.invalid]
-        if claim
-        else [],
+        "invalid_kernels": without_nul(
+            [{"text": entry.text[:256], "reason": entry.reason} for entry in (claim.invalid if claim else ())]
+        ),
         "claim_is_present": claim is not None,
+        "claim_is_near_limit": claim is not None and claim.near_limit,
         "is_deleting": cluster.metadata.deletion_timestamp is not None,
         "resource_version": int(cluster.metadata.resource_version),
     }
@@ -44,8 +46,8 @@ def module_row(module: ManagedClusterModule) -> Row:
         "name": module.metadata.name,
         "uid": module.metadata.uid,
         "generation": module.metadata.generation,
-        "spec": module.spec or {},
-        "status": module.status or {},
+        "spec": without_nul(module.spec or {}),
+        "status": without_nul(module.status or {}),
         "finalizers": module.metadata.finalizers or [],
         "is_deleting": module.metadata.deletion_timestamp is not None,
         "resource_version": int(module.metadata.resource_version),
@@ -56,7 +58,7 @@ def config_map_row(config_map: ConfigMap) -> Row:
     """A ConfigMap's Dockerfile; None if it has no such key."""
     return {
         "name": config_map.metadata.name,
-        "dockerfile": (config_map.data or {}).get(DOCKERFILE_KEY),
+        "dockerfile": without_nul((config_map.data or {}).get(DOCKERFILE_KEY)),
         "resource_version": int(config_map.metadata.resource_version),
     }
 

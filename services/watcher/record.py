@@ -118,8 +118,8 @@ async def mark_synced(connection: Connection, resource: str, *, resource_version
 
 
 def keep_last_known(facts: FactTable, row: Row, known: Mapping[str, object] | None) -> Row:
-    """A cluster whose claim is missing still runs the kernels that it last named."""
-    if known is None or not facts.kept_without_claim or row["claim_is_present"]:
+    """A cluster whose claim is missing still runs the kernels that it last named; another one of its name does not."""
+    if known is None or not facts.kept_without_claim or row["claim_is_present"] or known["uid"] != row["uid"]:
         return row
     return row | {column: known[column] for column in facts.kept_without_claim}
 

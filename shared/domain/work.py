@@ -95,16 +95,21 @@ def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedW
 
 
 def _served(spec: Mapping[str, Any]) -> dict[str, str]:
-    manifests = (spec.get("workload") or {}).get("manifests") or []
+    """Literals and images of the shipped mappings. Somebody else's work may look as it likes."""
     served: dict[str, str] = {}
-    for manifest in manifests:
-        loader = (
-            (manifest.get("spec") or {}).get("moduleLoader") if manifest.get("kind") == "Module" else None
-        )
-        for mapping in ((loader or {}).get("container") or {}).get("kernelMappings") or []:
-            if mapping.get("literal"):
-                served[mapping["literal"]] = mapping.get("containerImage") or ""
+    for manifest in _list(spec, "workload", "manifests"):
+        for mapping in _list(manifest, "spec", "moduleLoader", "container", "kernelMappings"):
+            literal, image = mapping.get("literal"), mapping.get("containerImage")
+            if isinstance(literal, str) and literal and manifest.get("kind") == "Module":
+                served[literal] = image if isinstance(image, str) else ""
     return served
+
+
+def _list(value: Any, *path: str) -> list[Mapping[str, Any]]:
+    """The objects in the list at `path`; none where something else stands there."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def _conditions(status: Mapping[str, Any], generation: int) -> dict[str, WorkCondition]:

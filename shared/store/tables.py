@@ -44,6 +44,7 @@ clusters = sa.Table(
     sa.Column("kernels", ARRAY(sa.Text), nullable=False),
     sa.Column("invalid_kernels", JSONB, nullable=False, server_default="[]"),
     sa.Column("claim_is_present", sa.Boolean, nullable=False),
+    sa.Column("claim_is_near_limit", sa.Boolean, nullable=False, server_default="false"),
     sa.Column("is_deleting", sa.Boolean, nullable=False),
     sa.Column("resource_version", sa.BigInteger, nullable=False),
     sa.Index("ix_clusters_kernels", "kernels", postgresql_using="gin"),

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.domain.canonical import without_nul
 from shared.domain.work import ObservedWork, WorkCondition
 from shared.store.database import Connection, text_array
 from shared.store.tables import works
@@ -104,7 +105,7 @@ def read_work(row: Any) -> ObservedWork:
 
 
 def _row(work: ObservedWork, *, posted: str | None) -> dict[str, Any]:
-    return {
+    row = {
         "cluster": work.cluster,
         "name": work.name,
         "uid": work.uid,
@@ -120,3 +121,4 @@ def _row(work: ObservedWork, *, posted: str | None) -> dict[str, Any]:
         "is_gone": work.is_gone,
         "resource_version": work.resource_version,
     }
+    return {name: without_nul(value) for name, value in row.items()}

@@ -18,8 +18,9 @@ from services.dispatcher.catalog import Catalog, outcome_of
 from services.dispatcher.decide import Create, Delete, Leave, Why
 from services.dispatcher.demand import Configuration, SecretFact
 from services.dispatcher.picture import Picture, _needs, _selected
+from services.dispatcher.report import Place
 from services.dispatcher.scope import Scope
-from services.dispatcher.status import Place, Survey, module_status
+from services.dispatcher.status import Survey, module_status
 from services.dispatcher.stored import StoredWork
 from services.watcher import record
 from services.watcher.facts import cluster_row

@@ -363,6 +363,12 @@ def test_a_claim_that_went_away_is_stale_and_said() -> None:
     assert status_of(given)["attention"][0]["reason"] == "ClaimStale"
 
 
+def test_a_claim_that_nears_its_limit_needs_attention_but_has_not_failed() -> None:
+    given = survey(place(DONE, A, claim_is_near_limit=True), outcomes=READY)
+    assert conditions_of(given)["Ready"]["status"] == "True"
+    assert status_of(given)["attention"][0]["reason"] == "ClaimNearLimit"
+
+
 def test_a_refused_write_is_said() -> None:
     given = survey(place(CREATE, A, refusal=("ClusterNamespaceMissing", "namespace 'c1'")), outcomes=READY)
     assert conditions_of(given)["Dispatched"]["reason"] == "ClusterNamespaceMissing"

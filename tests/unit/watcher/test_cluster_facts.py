@@ -58,7 +58,6 @@ def test_everything_about_a_cluster() -> None:
         "kernels": ["5.1.0", "5.2.0"],
         "claim_is_present": True,
         "claim_is_near_limit": False,
-        "claim_is_near_limit": False,
         "is_deleting": True,
         "resource_version": 5,
     }

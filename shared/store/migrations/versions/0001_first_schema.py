@@ -75,6 +75,7 @@ def upgrade() -> None:
             "invalid_kernels", postgresql.JSONB(astext_type=sa.Text()), server_default="[]", nullable=False
         ),
         sa.Column("claim_is_present", sa.Boolean(), nullable=False),
+        sa.Column("claim_is_near_limit", sa.Boolean(), server_default="false", nullable=False),
         sa.Column("is_deleting", sa.Boolean(), nullable=False),
         sa.Column("resource_version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_clusters")),
