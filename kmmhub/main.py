@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from kmmhub import crds, dev, up
+from kmmhub.offline.explain import explain
+from kmmhub.offline.render import render
+from kmmhub.offline.validate import validate
 from shared.domain.errors import HubError
 
 app = typer.Typer(
@@ -19,6 +22,8 @@ app = typer.Typer(
 app.add_typer(dev.app, name="dev", help="A complete hub on this machine.")
 app.add_typer(crds.app, name="crds", help="Our CustomResourceDefinitions.")
 app.command(name="up")(up.up)
+for offline in (validate, explain, render):
+    app.command()(offline)
 
 
 @app.command()
