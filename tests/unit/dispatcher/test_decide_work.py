@@ -37,6 +37,7 @@ from services.dispatcher.decide import (
     Pending,
     Why,
     decide,
+    decide_stray,
 )
 from shared.domain.kernel import KernelVersion
 from shared.domain.work import MODULE_LABEL, ObservedWork
@@ -222,6 +223,35 @@ def test_deleted(module: Module, cluster: Cluster | None) -> None:
 
 def outcome_for(module: Module, cluster: Cluster | None, work: ObservedWork | None) -> Decision:
     return decide(module=module, cluster=cluster, outcomes={A: shipment(A)}, work=work, posted_hash=None)
+
+
+# --------------------------------------------------------------------------------------------- works of another name
+
+
+@pytest.mark.parametrize(
+    ("owner", "cluster", "expected"),
+    [
+        pytest.param(a_module(), a_cluster(A), Leave(why=Why.FOREIGN), id="selected"),
+        pytest.param(a_module(EDGE), a_cluster(A), Delete(uid="uid-w"), id="deselected"),
+        pytest.param(a_module(), None, Delete(uid="uid-w"), id="cluster-is-gone"),
+        pytest.param(a_module(is_deleting=True), a_cluster(A), Delete(uid="uid-w"), id="module-is-deleted"),
+        pytest.param(
+            a_module(is_deleting=True, spec=None), None, Delete(uid="uid-w"), id="unreadable-and-deleted"
+        ),
+        pytest.param(UNREADABLE, None, Leave(why=Why.FOREIGN), id="unreadable-deletes-nothing"),
+    ],
+)
+def test_a_work_with_our_label_under_another_name(
+    owner: Module, cluster: Cluster | None, expected: Decision
+) -> None:
+    """Upstream owns works by the label alone (`internal/manifestwork`, GarbageCollect)."""
+    assert decide_stray(owner=owner, cluster=cluster, work=OURS) == expected
+
+
+@pytest.mark.parametrize("work", [LEAVING, gone(OURS)])
+def test_one_that_goes_already_is_left(work: ObservedWork) -> None:
+    decision = decide_stray(owner=a_module(is_deleting=True), cluster=None, work=work)
+    assert decision == Leave(why=Why.BEING_DELETED)
 
 
 # ---------------------------------------------------------------------------------------------------------- properties
