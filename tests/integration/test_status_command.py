@@ -1,0 +1,106 @@
+"""`kmmhub status` on a real database."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from services.watcher import record
+from shared.store.database import connect
+from shared.store.migrate import upgrade
+
+pytestmark = pytest.mark.integration
+
+KERNEL = "6.1.0-1-amd64"
+
+
+def module_row(name: str, image: str) -> dict[str, Any]:
+    container = {
+        "modprobe": {"moduleName": "x"},
+        "kernelMappings": [{"literal": KERNEL, "containerImage": image}],
+    }
+    return {
+        "name": name,
+        "uid": name,
+        "generation": 1,
+        "spec": {
+            "spokeNamespace": "kmm",
+            "selector": {},
+            "moduleSpec": {"selector": {}, "moduleLoader": {"container": container}},
+        },
+        "status": {},
+        "finalizers": [],
+        "is_deleting": False,
+        "resource_version": 1,
+    }
+
+
+def cluster_row(name: str, *kernels: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "uid": name,
+        "labels": {},
+        "kernels": list(kernels),
+        "invalid_kernels": [],
+        "claim_is_present": bool(kernels),
+        "claim_is_near_limit": False,
+        "is_deleting": False,
+        "resource_version": 1,
+    }
+
+
+@pytest.fixture
+def filled(database_url: str) -> str:
+    """A database with one module, a cluster that it can serve and one that says nothing of its kernels."""
+
+    async def fill() -> None:
+        engine = connect(database_url, application="test")
+        async with engine.begin() as connection:
+            await record.record_facts(connection, record.MODULES, [module_row("m", "r.example/m:1")])
+            await record.record_facts(
+                connection, record.CLUSTERS, [cluster_row("c1", KERNEL), cluster_row("silent")]
+            )
+        await engine.dispose()
+
+    upgrade(database_url)
+    asyncio.run(fill())
+    return database_url
+
+
+def status(*arguments: str, database_url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kmmhub.main", "status", *arguments, "--database-url", database_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_status_tells_each_cluster_and_kernel(filled: str) -> None:
+    told = status("m", "-o", "json", database_url=filled)
+    assert told.returncode == 1, told.stderr  # not Ready
+    (module,) = json.loads(told.stdout)["modules"]
+    assert {one["cluster"]: (one["phase"], one["reason"]) for one in module["clusters"]} == {
+        "c1": ("Building", "BuildPending"),
+        "silent": ("Waiting", "ClaimMissing"),
+    }
+    (kernel,) = module["kernels"]
+    assert (kernel["kernel"], kernel["clusters"], kernel["image"]) == (KERNEL, 1, "r.example/m:1")
+    assert {one["type"] for one in module["conditions"]} >= {"Ready", "Available", "Degraded"}
+
+
+def test_status_for_people(filled: str) -> None:
+    told = status(database_url=filled)
+    assert told.returncode == 1
+    for word in ("m ", "c1", "silent", "ClaimMissing", KERNEL):
+        assert word in told.stdout
+
+
+def test_a_module_that_is_not_there(filled: str) -> None:
+    told = status("nix", database_url=filled)
+    assert told.returncode == 1
+    assert "there are: m" in told.stderr
