@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import nats
 import pytest
 from running_services import eventually
 from store_fixtures import engine
@@ -11,8 +12,9 @@ from store_fixtures import engine
 from localhub.hub import HubAddresses
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable, Done, Verdict
-from shared.bus.topology import CHANGES
-from shared.events.messages import Changed, Kind, decode_changed
+from shared.bus.topology import CHANGES, SIGNATURES
+from shared.domain.artifact import ArtifactKey, Stage
+from shared.events.messages import Changed, Kind, Requested, decode_changed
 from shared.relay.relay import Relay
 from shared.store import outbox
 from shared.store.database import Engine
@@ -106,6 +108,24 @@ async def test_two_relays_publish_each_announcement_once(engine: Engine, bus: Bu
         stop_relays.set()
 
     assert seen == Counter(names)
+
+
+async def test_a_stream_that_is_gone_holds_nothing_back(engine: Engine, bus: Bus, hub: HubAddresses) -> None:
+    administrator = await nats.connect(hub.nats_url)
+    await administrator.jetstream().delete_stream(SIGNATURES.stream)
+    await administrator.close()
+    async with engine.begin() as connection:
+        signing = Requested(stage=Stage.SIGN, artifact=ArtifactKey("a" * 64), announcement=0)
+        await outbox.announce(connection, [signing, Changed(kind=Kind.CLUSTER, name="other")])
+    stop = asyncio.Event()
+    running = asyncio.create_task(Relay(engine, bus).run(stop))
+
+    async def is_empty() -> bool:
+        return await count(engine) == 0
+
+    await eventually(is_empty, what="both are published")
+    stop.set()
+    await asyncio.wait_for(running, 10)
 
 
 async def test_a_relay_waits_while_nats_is_away_and_loses_nothing(engine: Engine, hub: HubAddresses) -> None:
