@@ -47,7 +47,8 @@ async def reflect(
 ) -> None:
     """Record everything that the reflector yields, until `stop` is set.
 
-    A batch that cannot be stored is tried again: nothing that was read is lost while Postgres is away.
+    A batch that cannot be stored is tried again: nothing that was read is lost while Postgres is away. Whatever the
+    reflector does not expect is raised: a watcher that no longer watches must not go on.
     """
     queue: asyncio.Queue[Seen[T] | Removed[T] | Listed] = asyncio.Queue(maxsize=4 * MAX_BATCH)
 
@@ -57,7 +58,7 @@ async def reflect(
 
     filling = asyncio.create_task(fill())
     try:
-        while not stop.is_set():
+        while not stop.is_set() and not filling.done():
             batch = await _next_batch(queue, stop)
             if batch and await _record(batch, recorder, engine, resource, stop):
                 relay.wake()

@@ -146,16 +146,17 @@ class Reflector(Generic[T]):
             async for line in self._kube.watch(
                 self._resource, resource_version=version, namespace=self._namespace
             ):
-                event = msgspec.json.decode(line, type=_Event)
-                if event.type == "BOOKMARK":
-                    version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
-                    continue
+                event = _read_event(line, self._resource)
                 if event.type == "ERROR":
                     raise _watch_error(event.object, self._resource)
                 version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+                if event.type == "BOOKMARK":
+                    continue
                 item = self._decode(event.object)
                 if item is not None:
                     yield Removed(object=item) if event.type == "DELETED" else Seen(object=item)
+                elif event.type == "DELETED":
+                    raise Gone(f"one of the {self._resource.plural} that was removed cannot be read")
 
     def _decode(self, raw: msgspec.Raw) -> T | None:
         """Decode the fields we know. An object that does not fit is logged and left as it was last known."""
@@ -179,6 +180,14 @@ def object_key(item: HasMetadata) -> tuple[str, str]:
 
 def _raw_key(raw: msgspec.Raw) -> tuple[str, str]:
     return object_key(msgspec.json.decode(raw, type=_OnlyMetadata))
+
+
+def _read_event(line: bytes, resource: Resource) -> _Event:
+    """One line of a watch. A proxy may end it in the middle."""
+    try:
+        return msgspec.json.decode(line, type=_Event)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ApiUnavailable(f"the watch of {resource.plural} sent {line[:80]!r}: {error}") from error
 
 
 def _watch_error(raw: msgspec.Raw, resource: Resource) -> HubError:

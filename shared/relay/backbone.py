@@ -47,6 +47,8 @@ async def open_backbone(
         relay = Relay(engine, bus)
         stop_relay = asyncio.Event()
         running = asyncio.create_task(relay.run(stop_relay))
+        # A service whose relay broke announces nothing: it ends, says why, and is started again.
+        running.add_done_callback(lambda _: process.stop.set())
         try:
             yield Backbone(engine=engine, bus=bus, relay=relay)
         finally:

@@ -42,7 +42,13 @@ class Relay:
             try:
                 if await self._drain_once() == BATCH:
                     continue
-            except (BusUnavailable, SQLAlchemyError, DBAPIError, OSError) as error:
+            except BusUnavailable as error:
+                log.warning("relay.failed", error=str(error))
+                # One stream that is gone, and whose workers are away, must not hold back the others' messages.
+                with contextlib.suppress(BusUnavailable):
+                    await self._bus.ensure_topology()
+                self._wake.clear()
+            except (SQLAlchemyError, DBAPIError, OSError) as error:
                 log.warning("relay.failed", error=str(error))
                 self._wake.clear()
             with contextlib.suppress(TimeoutError):
