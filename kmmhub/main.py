@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
@@ -100,6 +101,25 @@ def status(
 
     raise typer.Exit(
         show_status(module, database_url=database_url, namespace=namespace, as_json=output is dev.Output.json)
+    )
+
+
+@app.command()
+def retry(
+    module: Annotated[str, typer.Argument(help="The ManagedClusterModule.")],
+    database_url: Annotated[
+        str, typer.Option(envvar="DATABASE_URL", help="postgresql://…", show_default=False)
+    ],
+    output: Annotated[dev.Output, typer.Option("--output", "-o", help="How to print.")] = dev.Output.text,
+) -> None:
+    """Let the failed images of a module be tried again."""
+    from kmmhub.retry import retry as retry_failed
+
+    keys = retry_failed(module, database_url=database_url)
+    typer.echo(
+        json.dumps({"artifacts": keys})
+        if output is dev.Output.json
+        else f"{len(keys)} images are tried again"
     )
 
 

@@ -76,8 +76,8 @@ class Dispatcher:
             due = {change for change, when in self._again.items() if when <= time.monotonic()}
             for change in due:
                 del self._again[change]
-            if due:
-                await self._pass(due)
+            if due and isinstance(await self._pass(due), Retry):
+                self._again |= dict.fromkeys(due, time.monotonic() + RETRY_SECONDS)
             await _wait(stop, RETRY_SECONDS / 2)
 
     async def report(self, stop: asyncio.Event) -> None:

@@ -51,7 +51,13 @@ class Resource:
     def path(
         self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
     ) -> str:
-        """The path of a collection, or of one object if `name` is given. Names are escaped."""
+        """The path of a collection, or of one object if `name` is given. Names are escaped.
+
+        Raises:
+            Refused: a name that would make it the path of something else.
+        """
+        if {namespace, name} & {"", ".", ".."}:
+            raise Refused(f"{self.plural}: {namespace!r} and {name!r} cannot be names in the Kubernetes API")
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         parts = [root]
         if namespace is not None:

@@ -33,8 +33,8 @@ class Gone(TransientError):
     reason = "Gone"
 
 
-class Forbidden(PermanentError):
-    """This service's account lacks a right (401, 403)."""
+class Forbidden(TransientError):
+    """This service's account lacks a right (401, 403): an administrator can give it at any time."""
 
     reason = "Forbidden"
 

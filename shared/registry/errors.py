@@ -17,7 +17,7 @@ class RegistryUnavailable(TransientError):
         self.retry_after = retry_after
 
 
-class RegistryDenied(PermanentError):
+class RegistryDenied(TransientError):
     """The registry or its token server refuses these credentials, or the lack of any (401, 403)."""
 
     reason = "RegistryDenied"

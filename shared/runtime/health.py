@@ -16,7 +16,7 @@ Check = Callable[[], bool]
 
 
 def make_app(checks: Mapping[str, Check]) -> FastAPI:
-    """An app with `/healthz` (the process lives), `/readyz` (every check holds) and `/metrics`."""
+    """An app with `/healthz` (the process lives), `/readyz` (there are checks and all hold) and `/metrics`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
@@ -26,7 +26,7 @@ def make_app(checks: Mapping[str, Check]) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         results = {name: check() for name, check in checks.items()}
-        return JSONResponse(results, status_code=200 if all(results.values()) else 503)
+        return JSONResponse(results, status_code=200 if results and all(results.values()) else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -50,6 +50,8 @@ class HealthServer(uvicorn.Server):
 def make_server(bind: str, checks: Mapping[str, Check]) -> tuple[HealthServer, socket.socket]:
     """Bind `host:port` and prepare the server; `serve(sockets=[socket])` runs it."""
     host, _, port = bind.rpartition(":")
-    listener = socket.create_server((host.strip("[]"), int(port)))
+    name = host.strip("[]")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    listener = socket.create_server((name, int(port)), family=family)
     server = HealthServer(uvicorn.Config(make_app(checks), log_config=None, access_log=False, lifespan="off"))
     return server, listener

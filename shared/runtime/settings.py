@@ -32,7 +32,9 @@ class ServiceSettings(BaseSettings):
     operator_namespace: str = "kmm-operator-system"
     """Where ConfigMaps and Secrets that modules name are looked up (OPERATOR_NAMESPACE)."""
 
-    health_bind: str = Field(default="127.0.0.1:0", validation_alias="KMMHUB_HEALTH_BIND")
+    health_bind: str = Field(
+        default="127.0.0.1:0", pattern=r"^.+:\d{1,5}$", validation_alias="KMMHUB_HEALTH_BIND"
+    )
     """host:port of /healthz, /readyz and /metrics; port 0 picks a free one and logs it."""
 
     log_format: Literal["json", "console"] = Field(default="json", validation_alias="KMMHUB_LOG_FORMAT")

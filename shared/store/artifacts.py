@@ -259,6 +259,37 @@ async def fail(connection: Connection, lease: Lease, failure: Failure) -> bool:
     return written
 
 
+async def retry_failed(connection: Connection, keys: Collection[str]) -> list[ArtifactKey]:
+    """Let failed artifacts be tried again, from the stage that failed. Returns those that were in `failed`."""
+    rows = (
+        await connection.execute(
+            sa.update(artifacts)
+            .where(artifacts.c.key == sa.any_(text_array(keys)), artifacts.c.state == ArtifactState.FAILED)
+            .values(
+                state=sa.case(
+                    (artifacts.c.source.is_(None), ArtifactState.WANTED.value),
+                    else_=ArtifactState.BUILT.value,
+                ),
+                attempts=0,
+                not_before=sa.func.now(),
+                announce_after=_in_seconds(ANNOUNCE_AGAIN_SECONDS),
+                announced=artifacts.c.announced + 1,
+                changed_at=sa.func.now(),
+            )
+            .returning(artifacts.c.key, artifacts.c.state, artifacts.c.announced)
+        )
+    ).all()
+    await announce(
+        connection,
+        (
+            Requested(stage=_stage_of(ArtifactState(row.state)), artifact=row.key, announcement=row.announced)
+            for row in rows
+        ),
+    )
+    await announce(connection, (_changed(row.key) for row in rows))
+    return [ArtifactKey(row.key) for row in rows]
+
+
 async def announce_overdue(connection: Connection, *, limit: int = 500) -> int:
     """Announce artifacts that should have moved by now: the message was lost, or its worker died.
 

@@ -1,4 +1,4 @@
-"""`kmmhub status` on a real database."""
+"""`kmmhub status` and `kmmhub retry` on a real database."""
 
 import asyncio
 import json
@@ -7,8 +7,13 @@ import sys
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from services.watcher import record
+from shared.domain.artifact import ArtifactRequest, Stage
+from shared.domain.kernel import KernelVersion
+from shared.store import artifacts, tables
+from shared.store.artifacts import Failure
 from shared.store.database import connect
 from shared.store.migrate import upgrade
 
@@ -104,3 +109,35 @@ def test_a_module_that_is_not_there(filled: str) -> None:
     told = status("nix", database_url=filled)
     assert told.returncode == 1
     assert "there are: m" in told.stderr
+
+
+def test_retry_clears_a_failure(filled: str) -> None:
+    """A failed image waits for a builder again; one that did not fail is left alone."""
+
+    async def prepare() -> None:
+        engine = connect(filled, application="test")
+        async with engine.begin() as connection:
+            request = ArtifactRequest(
+                target="r.example/m:1", kernel=KernelVersion(KERNEL), architecture="amd64"
+            )
+            await artifacts.want(connection, [request])
+            await connection.execute(
+                sa.insert(tables.module_kernels).values(module="m", kernel=KERNEL, artifact_key=request.key)
+            )
+        async with engine.begin() as connection:
+            lease = await artifacts.take_lease(connection, request.key, Stage.BUILD, owner="t", seconds=30)
+            assert lease is not None
+            assert await artifacts.fail(
+                connection, lease, Failure(reason="BuildFailed", message="no", retry_seconds=None)
+            )
+        await engine.dispose()
+
+    asyncio.run(prepare())
+    command = [sys.executable, "-m", "kmmhub.main", "retry", "m", "--database-url", filled, "-o", "json"]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, timeout=60, check=False) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert len(json.loads(first.stdout)["artifacts"]) == 1
+    assert second.returncode == 1
+    assert "no failed image" in second.stderr

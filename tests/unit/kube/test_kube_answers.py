@@ -50,8 +50,8 @@ def test_a_name_stays_one_segment_of_the_path(text: str) -> None:
     ("status", "kind", "family"),
     [
         (400, Refused, PermanentError),
-        (401, Forbidden, PermanentError),
-        (403, Forbidden, PermanentError),
+        (401, Forbidden, TransientError),
+        (403, Forbidden, TransientError),
         (404, NotFound, TransientError),
         (409, Conflict, TransientError),
         (410, Gone, TransientError),

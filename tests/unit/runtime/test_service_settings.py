@@ -125,9 +125,6 @@ def test_numbers_that_make_no_sense(
         read_settings(kind)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an address without a port is noticed only when it is bound, as a crash"
-)
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost:http", ""])
 def test_an_address_without_a_port_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("KMMHUB_HEALTH_BIND", address)

@@ -1,0 +1,47 @@
+"""`kmmhub retry`: clears failures that a person has put right outside of the module."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+
+from shared.domain.errors import PermanentError
+from shared.store import artifacts
+from shared.store.database import connect
+from shared.store.tables import module_kernels
+
+
+class NothingFailed(PermanentError):
+    """There is no failed image that could be tried again."""
+
+    reason = "NothingFailed"
+
+
+def retry(module: str, *, database_url: str) -> list[str]:
+    """Let all failed images of a module be tried again.
+
+    Returns:
+        The keys of the artifacts.
+
+    Raises:
+        NothingFailed: the module has none.
+    """
+    return asyncio.run(_retry(module, database_url))
+
+
+async def _retry(module: str, database_url: str) -> list[str]:
+    engine = connect(database_url, application="kmmhub-retry", pool_size=1)
+    try:
+        async with engine.begin() as connection:
+            wanted = await connection.execute(
+                sa.select(module_kernels.c.artifact_key).where(module_kernels.c.module == module)
+            )
+            keys = await artifacts.retry_failed(connection, {key for (key,) in wanted})
+    finally:
+        await engine.dispose()
+    if not keys:
+        raise NothingFailed(
+            f"module {module!r} has no failed image; `kmmhub status {module}` shows where it stands"
+        )
+    return [*keys]
