@@ -126,6 +126,8 @@ class _Walk:
                 kept[name] = value
             else:
                 self.unknown.append(at)
+        if len(kept) > schema.get("maxProperties", len(kept)):
+            self._refuse(path, TOO_LONG, f"has {len(kept)} entries; write at most {schema['maxProperties']}")
         for name in schema.get("required", ()):
             if name not in kept:
                 self._refuse(f"{path}.{name}" if path else name, REQUIRED, _missing(known.get(name, {})))
