@@ -260,6 +260,5 @@ def test_render_ships_what_explain_says(fleet: dict[str, list[str]]) -> None:
         for literal, image in images(work).items():
             ended = run("explain", "-f", "-", "--kernel", literal, "-o", "json", documents=[module(spec)])
             assert json.loads(ended.out)["containerImage"] == image
-            assert KernelVersion(literal) in {
-                kernel.removesuffix("+") for kernel in fleet[work["metadata"]["namespace"]]
-            }
+            kernels = fleet[work["metadata"]["namespace"]]
+            assert literal in {kernel.removesuffix("+") for kernel in kernels}
