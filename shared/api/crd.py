@@ -10,8 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from shared.api.hub_rules import HUB_REFINEMENTS
 from shared.api.managed_cluster_module import ManagedClusterModule
 from shared.api.module import Module
+from shared.api.rules import Refinement, refined
 from shared.api.structural import Schema, SchemaSource
 from shared.domain.errors import PermanentError
 
@@ -49,11 +51,18 @@ class PrinterColumn:
         name: the heading.
         type: OpenAPI type of the value, or `date`.
         path: JSONPath of the value in the object.
+        priority: 0 is always printed, 1 only with `--output=wide`.
     """
 
     name: str
     type: Literal["integer", "string", "date"]
     path: str
+    priority: int = 0
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the column as JSON."""
+        column = {"name": self.name, "type": self.type, "jsonPath": self.path}
+        return column | ({"priority": self.priority} if self.priority else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +75,9 @@ class Kind:
         plural: the resource's name in URLs.
         scope: whether objects live in namespaces.
         short_names: abbreviations for kubectl.
+        categories: groups of kinds that `kubectl get` lists together.
         columns: what `kubectl get` prints beside the name.
+        refinements: what is refused beyond the types of the model.
     """
 
     model: type[BaseModel]
@@ -74,7 +85,9 @@ class Kind:
     plural: str
     scope: Literal["Cluster", "Namespaced"]
     short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     columns: tuple[PrinterColumn, ...] = ()
+    refinements: tuple[Refinement, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -88,13 +101,16 @@ MANAGED_CLUSTER_MODULE = Kind(
     plural="managedclustermodules",
     scope="Cluster",
     short_names=("mcm",),
+    categories=("kmm",),
     columns=(
         PrinterColumn("Desired", "integer", ".status.numberDesired"),
         PrinterColumn("Applied", "integer", ".status.numberApplied"),
         PrinterColumn("Degraded", "integer", ".status.numberDegraded"),
         PrinterColumn("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+        PrinterColumn("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
     ),
+    refinements=HUB_REFINEMENTS,
 )
 """The kind that users write on the hub."""
 
@@ -116,30 +132,37 @@ def crd_manifest(kind: Kind, openapi: Mapping[str, Any]) -> dict[str, Any]:
         PermanentError: the document lacks a type that the models use, or has it in an unknown form.
     """
     name = kind.model.__name__
-    names = {"kind": name, "listKind": f"{name}List", "plural": kind.plural, "singular": name.lower()}
+    names: dict[str, Any] = {
+        "kind": name,
+        "listKind": f"{name}List",
+        "plural": kind.plural,
+        "singular": name.lower(),
+        "shortNames": list(kind.short_names),
+        "categories": list(kind.categories),
+    }
     version: dict[str, Any] = {
         "name": "v1beta1",
         "served": True,
         "storage": True,
         "subresources": {"status": {}},
-        "additionalPrinterColumns": [
-            {"name": column.name, "type": column.type, "jsonPath": column.path} for column in kind.columns
-        ],
-        "schema": {"openAPIV3Schema": _object_schema(kind.model, openapi)},
+        "additionalPrinterColumns": [column.manifest() for column in kind.columns],
+        "schema": {"openAPIV3Schema": refined(_object_schema(kind.model, openapi), kind.refinements)},
     }
-    if not kind.columns:
-        del version["additionalPrinterColumns"]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {"name": f"{kind.plural}.{kind.group}"},
         "spec": {
             "group": kind.group,
-            "names": names | ({"shortNames": list(kind.short_names)} if kind.short_names else {}),
+            "names": _without_empty(names),
             "scope": kind.scope,
-            "versions": [version],
+            "versions": [_without_empty(version)],
         },
     }
+
+
+def _without_empty(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if value != []}
 
 
 def _object_schema(model: type[BaseModel], openapi: Mapping[str, Any]) -> Schema:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.api.base import ApiModel, Condition, Int32, Int64, Labels, Metadata
-from shared.api.module import ModuleSpec
+from shared.api.module import DaemonSetStatus, ModuleSpec
 
 
 class ManagedClusterModuleSpec(ApiModel):
@@ -23,6 +23,19 @@ class ManagedClusterModuleSpec(ApiModel):
     """The spec of the Module on the clusters."""
 
 
+class Attention(ApiModel):
+    """One cluster on which something has to be done, or for which something is missing on the hub."""
+
+    cluster: str
+    """Name of the ManagedCluster."""
+    kernel: str | None = None
+    """The kernel version that it is about; absent where it is about all of them."""
+    reason: str
+    """Why, as one CamelCase word for programs."""
+    message: str
+    """What is wrong, and what to do, in words for people."""
+
+
 class ManagedClusterModuleStatus(ApiModel):
     """How far the module has come on the selected clusters."""
 
@@ -34,6 +47,16 @@ class ManagedClusterModuleStatus(ApiModel):
     """ManifestWorks that their cluster reports as degraded."""
     observed_generation: Annotated[Int64, Field(ge=0)] | None = None
     """The `metadata.generation` that this status was made from."""
+    phases: dict[str, Int32] | None = None
+    """How many selected clusters are in which phase."""
+    attention: Annotated[tuple[Attention, ...], Field(max_length=20)] | None = None
+    """The first clusters that need attention, at most 20."""
+    module_loader: DaemonSetStatus | None = None
+    """Nodes and the kernel module, added up over the clusters that report them."""
+    device_plugin: DaemonSetStatus | None = None
+    """Nodes and the device plugin, added up over the clusters that report them."""
+    dra: DaemonSetStatus | None = None
+    """Nodes and the DRA driver, added up over the clusters that report them."""
     conditions: (
         Annotated[
             tuple[Condition, ...],

@@ -98,12 +98,17 @@ class SchemaSource:
     def _ordered(self, schema: Schema) -> Schema:
         if "type" not in schema and "x-kubernetes-int-or-string" not in schema:
             raise PermanentError(f"A structural schema needs a type, but this one has none: {schema!r}.")
-        kept = {
-            keyword: schema[keyword]
-            for keyword in KEYWORDS
-            if keyword in schema and keyword not in self.omitted and schema[keyword] not in (None, {}, [])
-        }
-        return kept | ({"required": sorted(kept["required"])} if "required" in kept else {})
+        return ordered(_without(schema, *self.omitted))
+
+
+def ordered(schema: Schema) -> Schema:
+    """Return the node with the keywords of `KEYWORDS` alone, in that order, and without empty ones."""
+    kept = {
+        keyword: schema[keyword]
+        for keyword in KEYWORDS
+        if keyword in schema and schema[keyword] not in (None, {}, [])
+    }
+    return kept | ({"required": sorted(kept["required"])} if "required" in kept else {})
 
 
 def _only(schema: Schema, combination: str) -> Schema:

@@ -1,4 +1,4 @@
-"""Objects for the tests of the CRDs: one that sets every field, and ways to change it."""
+"""Objects for the tests of the CRDs and of admission: small and rich ones, and ways to change them."""
 
 import uuid
 from copy import deepcopy
@@ -6,6 +6,17 @@ from typing import Any
 
 IMAGE = "registry.example/simple:1"
 PLUGIN: dict[str, Any] = {"container": {"image": "registry.example/plugin:1"}}
+
+SMALL_SPEC: dict[str, Any] = {
+    "selector": {},
+    "moduleLoader": {
+        "container": {
+            "modprobe": {"moduleName": "simple"},
+            "kernelMappings": [{"regexp": "^6\\.", "containerImage": IMAGE}],
+        }
+    },
+}
+"""The least that loads a module."""
 
 RICH_SPEC: dict[str, Any] = {
     "selector": {"kubernetes.io/arch": "amd64"},
@@ -42,15 +53,18 @@ RICH_SPEC: dict[str, Any] = {
                 "firmwarePath": "/firmware",
                 "modulesLoadingOrder": ["simple", "base"],
                 "args": {"load": ["-v"], "unload": ["-r"]},
-                "rawArgs": {"load": ["simple"], "unload": ["-r", "simple"]},
             },
             "kernelMappings": [
-                {"literal": "6.1.0-13-amd64", "containerImage": "", "inTreeModuleToRemove": "old"},
+                {"literal": "6.1.0-13-amd64", "containerImage": "", "inTreeModulesToRemove": []},
                 {
                     "regexp": "^6\\.",
                     "containerImage": IMAGE,
                     "build": {"dockerfileConfigMap": {"name": "other"}},
-                    "sign": {"keySecret": {"name": "key"}, "certSecret": {"name": "cert"}},
+                    "sign": {
+                        "keySecret": {"name": "key"},
+                        "certSecret": {"name": "cert"},
+                        "filesToSign": ["/opt/lib/modules/*/simple.ko"],
+                    },
                     "registryTLS": {"insecure": False},
                 },
             ],
@@ -90,6 +104,25 @@ DRA: dict[str, Any] = PLUGIN | {
 }
 
 
+RAW_SPEC: dict[str, Any] = {
+    "selector": {},
+    "moduleLoader": {
+        "container": {
+            "containerImage": IMAGE,
+            "inTreeModuleToRemove": "old",
+            "modprobe": {
+                "dirName": "/opt",
+                "rawArgs": {"load": ["-d", "/opt", "simple"], "unload": ["-d", "/opt", "-r", "simple"]},
+            },
+            "kernelMappings": [
+                {"literal": "6.1.0-13-amd64", "containerImage": "", "inTreeModuleToRemove": "older"}
+            ],
+        }
+    },
+}
+"""The fields that the rich spec cannot have beside its own."""
+
+
 def managed_cluster_module(module_spec: dict[str, Any]) -> dict[str, Any]:
     """A ManagedClusterModule of a new name that selects no cluster."""
     return {
@@ -114,15 +147,15 @@ def module(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """The rich module spec with one field set, or removed if the value is None."""
-    spec = deepcopy(RICH_SPEC)
+def changed(path: str, value: Any, spec: dict[str, Any] = RICH_SPEC) -> dict[str, Any]:
+    """A copy of the spec with one field set, or removed if the value is None; parents are made."""
+    spec = deepcopy(spec)
     *parents, last = path.split(".")
     part: Any = spec
     for name in parents:
-        part = part[int(name)] if name.isdecimal() else part[name]
+        part = part[int(name)] if name.isdecimal() else part.setdefault(name, {})
     if value is None:
         del part[last]
     else:
-        part[last] = value
+        part[int(last) if last.isdecimal() else last] = value
     return spec

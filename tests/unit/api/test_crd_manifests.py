@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,24 @@ import yaml
 
 from kmmhub.crds import CRD_DIRECTORY, differences, render_crds
 from shared.api.crd import KINDS, MANAGED_CLUSTER_MODULE, MODULE, Kind, crd_manifest
+from shared.api.hub_rules import HUB_REFINEMENTS
+from shared.api.rules import refined
 from shared.domain.errors import PermanentError
 
 CORE_TYPES = ("EnvVar", "ResourceRequirements", "Toleration", "Volume", "VolumeMount")
+TEXT = {"type": "string"}
+# Of each type a mark that is its name, and the fields that the hub's rules are about.
+CORE_FIELDS: dict[str, Any] = {
+    "Toleration": {"key": TEXT, "value": TEXT},
+    "Volume": {"hostPath": {"type": "object", "properties": {"path": TEXT}}},
+}
 OPENAPI = {
     "components": {
         "schemas": {
-            f"io.k8s.api.core.v1.{name}": {"type": "object", "properties": {name: {"type": "string"}}}
+            f"io.k8s.api.core.v1.{name}": {
+                "type": "object",
+                "properties": CORE_FIELDS.get(name, {}) | {name: TEXT},
+            }
             for name in CORE_TYPES
         }
     }
@@ -103,6 +115,11 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
             yield from nodes(schema[keyword], f"{path}.[]")
 
 
+def all_rules(schema: dict[str, Any]) -> Iterator[str]:
+    for _, node in nodes(schema):
+        yield from (entry["rule"] for entry in node.get("x-kubernetes-validations", []))
+
+
 @pytest.mark.parametrize(("path", "keyword", "expected"), MODULE_SPEC_FACTS)
 def test_both_kinds_have_the_same_module_spec(path: str, keyword: str, expected: Any) -> None:
     shipped = field(root_schema(committed(MODULE)), f"spec.{path}".rstrip("."))
@@ -111,11 +128,24 @@ def test_both_kinds_have_the_same_module_spec(path: str, keyword: str, expected:
     assert (shipped.get(keyword), wrapped.get(keyword)) == (expected, expected)
 
 
-def test_module_specs_differ_only_in_the_description_of_the_field() -> None:
+def test_module_specs_differ_only_in_what_the_hub_refuses_on_top() -> None:
     shipped = field(root_schema(committed(MODULE)), "spec")
     wrapped = field(root_schema(committed(MANAGED_CLUSTER_MODULE)), "spec.moduleSpec")
+    refinements = [
+        replace(one, at=one.at.removeprefix("spec.moduleSpec."))
+        for one in HUB_REFINEMENTS
+        if one.at.startswith("spec.moduleSpec.")
+    ]
 
-    assert shipped | {"description": ""} == wrapped | {"description": ""}
+    assert refined(shipped, refinements) | {"description": ""} == wrapped | {"description": ""}
+
+
+def test_every_rule_of_the_hub_is_in_its_crd_and_none_in_the_modules() -> None:
+    rules = {kind.plural: set(all_rules(root_schema(committed(kind)))) for kind in KINDS}
+
+    one_plugin = "!has(self.dra) || !has(self.devicePlugin)"
+    ours = {rule.holds for one in HUB_REFINEMENTS for rule in one.rules}
+    assert rules == {MODULE.plural: {one_plugin}, MANAGED_CLUSTER_MODULE.plural: {one_plugin, *ours}}
 
 
 def test_the_hubs_kind_is_named_as_upstream_and_easy_to_list() -> None:
@@ -130,11 +160,13 @@ def test_the_hubs_kind_is_named_as_upstream_and_easy_to_list() -> None:
         "plural": "managedclustermodules",
         "singular": "managedclustermodule",
         "shortNames": ["mcm"],
+        "categories": ["kmm"],
     }
     assert (version["name"], version["served"], version["storage"]) == ("v1beta1", True, True)
     assert version["subresources"] == {"status": {}}
-    columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns == ["Desired", "Applied", "Degraded", "Ready", "Age"]
+    columns = [(column["name"], column.get("priority", 0)) for column in version["additionalPrinterColumns"]]
+    names = ("Desired", "Applied", "Degraded", "Ready", "Reason", "Age")
+    assert columns == [(name, 1 if name == "Reason" else 0) for name in names]
 
 
 def test_the_spokes_kind_is_named_as_upstream() -> None:
@@ -156,7 +188,15 @@ def test_the_status_has_upstreams_counters_and_conditions_by_type() -> None:
         "numberDegraded": "int32",
         "numberDesired": "int32",
         "observedGeneration": "int64",
+        "phases": None,
+        "attention": None,
+        "moduleLoader": None,
+        "devicePlugin": None,
+        "dra": None,
     }
+    assert status["properties"]["phases"]["additionalProperties"] == {"type": "integer", "format": "int32"}
+    assert status["properties"]["attention"]["maxItems"] == 20
+    assert status["properties"]["attention"]["items"]["required"] == ["cluster", "message", "reason"]
     conditions = status["properties"]["conditions"]
     assert conditions["x-kubernetes-list-type"] == "map"
     assert conditions["x-kubernetes-list-map-keys"] == ["type"]
@@ -195,6 +235,8 @@ def test_every_field_of_ours_is_described_in_one_line(kind: Kind) -> None:
         path
         for path in openapi_fields
         if not path.endswith(".[]")
+        and ".volumes.[]." not in path
+        and ".tolerations.[]." not in path
         and path.rpartition(".")[2] not in {*CORE_TYPES, "apiVersion", "kind", "metadata"}
     }
     described = {
@@ -212,10 +254,7 @@ def test_pod_types_come_from_the_given_document(kind: Kind) -> None:
     root = root_schema(crd_manifest(kind, OPENAPI))
     spec = field(root, "spec.moduleSpec" if kind is MANAGED_CLUSTER_MODULE else "spec")
 
-    assert field(spec, "tolerations.[]") == {
-        "type": "object",
-        "properties": {"Toleration": {"type": "string"}},
-    }
+    assert set(field(spec, "tolerations.[]")["properties"]) == {"Toleration", "key", "value"}
     assert list(field(spec, "dra.container.resources")["properties"]) == ["ResourceRequirements"]
 
 
