@@ -170,6 +170,12 @@ REFUSED: list[tuple[str, Json, str, str]] = [
         f"{MAPPING}.containerImage",
         "Invalid",
     ),
+    (
+        "port-default",
+        {f"{MAPPING}.containerImage": "registry:5000/image${NOPE:-x}"},
+        f"{MAPPING}.containerImage",
+        "Invalid",
+    ),
     ("names", {"metadata.name": "m" * 21, "spec.spokeNamespace": "s" * 21}, "metadata.name", "TooLong"),
     (
         "generated-name",
@@ -210,6 +216,7 @@ ALLOWED_CHANGES: dict[str, Json] = {
     "digest": {f"{MAPPING}.containerImage": "image-url@sha256:xxxxxxxxxxxx"},
     "port-and-tag": {f"{MAPPING}.containerImage": "registry:5000/image:${KERNEL_FULL_VERSION}"},
     "template-with-slash": {f"{MAPPING}.containerImage": "${NOPE:-r.example/x}/k:t"},
+    "template-for-tag": {f"{MAPPING}.containerImage": "r.example/k:${NOPE:-a/b}"},
     "template-with-tag": {f"{MAPPING}.containerImage": "r.example/k${NOPE:-:t}"},
     "template-broken": {f"{MAPPING}.containerImage": "some image:${KERNEL_XYZ"},
     "no-reference": {f"{MAPPING}.containerImage": "Some Image:t"},
