@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,6 +58,29 @@ def signer() -> None:
     from services.signer.main import main
 
     raise typer.Exit(main())
+
+
+@app.command()
+def admission(
+    print_configuration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="Print the ValidatingWebhookConfiguration for https://host:port or namespace/service, and end.",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="With it: what the API server checks the webhook's certificate by.")
+    ] = None,
+) -> None:
+    """Run the optional validating webhook: refuses modules that the CRD cannot."""
+    if print_configuration is None:
+        from services.admission.main import main
+
+        raise typer.Exit(main())
+    from services.admission.configuration import configuration_text
+
+    typer.echo(configuration_text(print_configuration, ca_file), nl=False)
 
 
 @app.command()
