@@ -49,7 +49,22 @@ class DemoSettings(BaseSettings):
     @property
     def directory(self) -> Path:
         """KMMHUB_DEMO_DIR, else `demo` beside the directory of `kmmhub dev`."""
-        return self.kmmhub_demo_dir or LocalHubSettings().directory.parent / "demo"
+        return (self.kmmhub_demo_dir or LocalHubSettings().directory.parent / "demo").absolute()
+
+    @property
+    def hub(self) -> Path:
+        """The local hub's own directory."""
+        return self.directory / "hub"
+
+    @property
+    def log(self) -> Path:
+        """What the services say."""
+        return self.directory / "services.log"
+
+    @property
+    def pid(self) -> Path:
+        """The process of `kmmhub up`."""
+        return self.directory / "services.pid"
 
 
 def run_demo(*, keep: bool) -> int:
@@ -62,18 +77,18 @@ def run_demo(*, keep: bool) -> int:
     narrator = Narrator(console)
     settings = DemoSettings()
     # Servers that the environment names are not touched: a story that deletes things needs a hub of its own.
-    hub = LocalHub(settings.directory, progress=_progress(narrator), given=GivenAddresses())
+    hub = LocalHub(settings.hub, progress=_progress(narrator), given=GivenAddresses())
     is_told = False
     try:
-        addresses = start_hub(narrator, hub)
+        addresses = start_hub(narrator, settings, hub)
         fleet_kernels = prepare(narrator, addresses)
-        with services(narrator, settings, hub.directory, addresses, keep=keep):
+        with services(narrator, settings, addresses, keep=keep):
             asyncio.run(_tell(narrator, addresses, fleet_kernels, keep=keep))
         is_told = True
     except* HubError as errors:
         for error in errors.exceptions:
             console.print(f"[red]✗[/red] {error}", highlight=False)
-        console.print(f"Logs: {hub.directory / 'services.log'} and {hub.directory / 'logs'}", highlight=False)
+        console.print(f"Logs: {settings.log} and {settings.hub / 'logs'}", highlight=False, soft_wrap=True)
     finally:
         if not keep:
             hub.down()
@@ -83,9 +98,9 @@ def run_demo(*, keep: bool) -> int:
     return 0 if is_told else 1
 
 
-def stop_kept(hub_directory: Path) -> None:
+def stop_kept(settings: DemoSettings) -> None:
     """End the services that an earlier demo left running on purpose."""
-    file = hub_directory / "services.pid"
+    file = settings.pid
     with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
         pid = int(file.read_text())
         # A process that got the number since then is somebody else's.
@@ -96,9 +111,9 @@ def stop_kept(hub_directory: Path) -> None:
 
 def stop_demo() -> None:
     """Take down what `kmmhub demo --keep` left running."""
-    hub = LocalHub(DemoSettings().directory, given=GivenAddresses())
-    stop_kept(hub.directory)
-    hub.down()
+    settings = DemoSettings()
+    stop_kept(settings)
+    LocalHub(settings.hub, given=GivenAddresses()).down()
 
 
 def _end(pid: int) -> None:
@@ -108,10 +123,10 @@ def _end(pid: int) -> None:
         time.sleep(0.1)
 
 
-def start_hub(narrator: Narrator, hub: LocalHub) -> HubAddresses:
+def start_hub(narrator: Narrator, settings: DemoSettings, hub: LocalHub) -> HubAddresses:
     """A fresh hub, with schema and CRDs; what an earlier demo left is removed."""
     with narrator.step("A hub of its own: API server, etcd, NATS, Postgres, registry"):
-        stop_kept(hub.directory)
+        stop_kept(settings)
         hub.down(purge=True)
         addresses = hub.up()
         upgrade(addresses.database_url)
@@ -144,7 +159,6 @@ async def _push(layout: ImageLayout, registry: str, narrator: Narrator) -> None:
 def services(
     narrator: Narrator,
     settings: DemoSettings,
-    directory: Path,
     addresses: HubAddresses,
     *,
     keep: bool,
@@ -161,7 +175,7 @@ def services(
             "HOME": settings.home,
         }
     )
-    with (directory / "services.log").open("ab") as log:
+    with settings.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "kmmhub.main", "up"],
             stdin=subprocess.DEVNULL,
@@ -170,7 +184,7 @@ def services(
             env=environment,
             start_new_session=True,
         )
-    (directory / "services.pid").write_text(str(process.pid))
+    settings.pid.write_text(str(process.pid))
     narrator.doing("starts watcher, dispatcher, builder and signer")
     try:
         yield
@@ -181,7 +195,7 @@ def services(
                 process.wait(SHUTDOWN_SECONDS)
             process.kill()
             process.wait()
-            (directory / "services.pid").unlink(missing_ok=True)
+            settings.pid.unlink(missing_ok=True)
 
 
 async def _tell(

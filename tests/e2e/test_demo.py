@@ -53,12 +53,12 @@ async def test_story_while_services_are_killed(tmp_path: Path) -> None:
     settings = run.DemoSettings(kmmhub_demo_dir=tmp_path / "demo")
     variables = {"KMMHUB_LEASE_SECONDS": "5"}
     narrator = Narrator(Console(file=StringIO()))
-    hub = LocalHub(settings.directory, given=GivenAddresses())
+    hub = LocalHub(settings.hub, given=GivenAddresses())
     try:
-        addresses = await asyncio.to_thread(run.start_hub, narrator, hub)
+        addresses = await asyncio.to_thread(run.start_hub, narrator, settings, hub)
         kernels = await asyncio.to_thread(run.prepare, narrator, addresses)
         engine = connect(addresses.database_url, application="test")
-        with run.services(narrator, settings, hub.directory, addresses, keep=False, variables=variables):
+        with run.services(narrator, settings, addresses, keep=False, variables=variables):
             async with await KubeClient.connect(addresses.kubeconfig) as kube, RegistryClient() as registry:
                 story = Story(
                     narrator=narrator,
@@ -69,7 +69,7 @@ async def test_story_while_services_are_killed(tmp_path: Path) -> None:
                     kernels=kernels,
                 )
                 await story.join_clusters()
-                async with assassin(hub.directory, seed=7) as victims:
+                async with assassin(settings.directory, seed=7) as victims:
                     await story.apply_module()
                     works = await story.see_works()
                     await story.see_modules(works)
