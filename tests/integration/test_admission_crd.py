@@ -9,7 +9,8 @@ from typing import Any
 
 import admission_cases as cases
 import pytest
-from admission_cases import ACCEPTED, BOUNDS, LEFT_TO_THE_WEBHOOK, REFUSED, UPDATES, Refusal, Update
+from admission_cases import ACCEPTED, REFUSED, Refusal
+from admission_edges import BOUNDS, LEFT_TO_THE_WEBHOOK, UPDATES, Update
 from crd_samples import module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

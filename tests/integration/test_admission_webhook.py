@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from admission_cases import LEFT_TO_THE_WEBHOOK, MAPPING, mounting, of
+from admission_cases import MAPPING, mounting, of
+from admission_edges import LEFT_TO_THE_WEBHOOK
 from crd_samples import SMALL_SPEC, managed_cluster_module
 from kubectl import Hub, Kubectl
 from running_services import Service
