@@ -52,6 +52,8 @@ async def test_story_while_services_are_killed(tmp_path: Path) -> None:
     """Every service is killed again and again, without warning; the story ends the same."""
     settings = run.DemoSettings(kmmhub_demo_dir=tmp_path / "demo")
     variables = {"KMMHUB_LEASE_SECONDS": "5"}
+    settings.directory.mkdir()
+    settings.log.write_text("what an earlier demo left\n")
     narrator = Narrator(Console(file=StringIO()))
     hub = LocalHub(settings.hub, given=GivenAddresses())
     try:
