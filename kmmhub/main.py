@@ -13,6 +13,7 @@ from kmmhub import crds, dev, up
 from kmmhub.offline.explain import explain
 from kmmhub.offline.render import render
 from kmmhub.offline.validate import validate
+from kmmhub.spoke_install import spoke_install
 from shared.domain.errors import HubError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
 app.add_typer(dev.app, name="dev", help="A complete hub on this machine.")
 app.add_typer(crds.app, name="crds", help="Our CustomResourceDefinitions.")
 app.command(name="up")(up.up)
-for offline in (validate, explain, render):
+for offline in (validate, explain, render, spoke_install):
     app.command()(offline)
 
 

@@ -68,14 +68,13 @@ def spoke_rights() -> list[dict[str, Any]]:
         _object("v1", "Namespace", AGENT_NAMESPACE),
         _object("v1", "ServiceAccount", AGENT_ACCOUNT, namespace=AGENT_NAMESPACE),
         _role(f"{prefix}:agent", _agent_rules()),
-        _role(f"{prefix}:execution", _execution_rules()),
+        _role(f"{prefix}:execution", _execution_rules(), aggregated=True),
         {
             **_object(f"{_RBAC}/v1", "ClusterRole", AGGREGATED_ROLE),
             "aggregationRule": aggregation,
             "rules": [],
         },
         _binding(f"{prefix}:agent", f"{prefix}:agent"),
-        _binding(f"{prefix}:execution", f"{prefix}:execution"),
         _binding(f"{prefix}:execution-admin", "admin"),
         _binding(AGGREGATED_ROLE, AGGREGATED_ROLE),
         # The agent's own endpoint reads the authority of clients from there, and does not start without.
@@ -93,8 +92,7 @@ def spoke_rights() -> list[dict[str, Any]]:
 
 def permission_role() -> dict[str, Any]:
     """What lets the agent at Modules: a ClusterRole that the spoke aggregates into the agent's own."""
-    role = _role(PERMISSION_ROLE, [MODULE_RULE])
-    return {**role, "metadata": {**role["metadata"], "labels": {AGGREGATE_LABEL: "true"}}}
+    return _role(PERMISSION_ROLE, [MODULE_RULE], aggregated=True)
 
 
 def _agent_rules() -> list[dict[str, Any]]:
@@ -113,15 +111,21 @@ def _agent_rules() -> list[dict[str, Any]]:
 
 
 def _execution_rules() -> list[dict[str, Any]]:
-    crds = "customresourcedefinitions"
-    roles = ("clusterrolebindings", "rolebindings", "clusterroles", "roles")
+    admission = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+    roles = ("clusterroles", "roles")
+    bindings = ("clusterrolebindings", "rolebindings")
+    everything = (*_READ, *_WRITE)
     return [
-        _rule(("apiextensions.k8s.io",), (crds,), (*_READ, *_WRITE)),
-        _rule(("apiextensions.k8s.io",), (f"{crds}/status",), ("patch", "update")),
-        _rule(("",), ("namespaces",), (*_READ, *_WRITE)),
-        _rule((_RBAC,), roles, (*_READ, *_WRITE)),
-        # With these two an agent can be given any further right by a work: that is OCM's way.
-        _rule((_RBAC,), ("clusterroles", "roles"), ("escalate", "bind")),
+        _rule(
+            ("apiextensions.k8s.io",), ("customresourcedefinitions",), (*_READ, "create", "delete", "update")
+        ),
+        _rule(("",), ("namespaces",), _WRITE),
+        _rule((_RBAC,), bindings, everything),
+        # With the last two an agent can be given any further right by a work: that is OCM's way.
+        _rule((_RBAC,), roles, (*everything, "escalate", "bind")),
+        _rule(("monitoring.coreos.com",), ("servicemonitors",), everything),
+        _rule(("scheduling.k8s.io",), ("priorityclasses",), everything),
+        _rule(("admissionregistration.k8s.io",), admission, (*_READ, "create", "update", "patch")),
     ]
 
 
@@ -134,8 +138,11 @@ def _object(api: str, kind: str, name: str, *, namespace: str | None = None) -> 
     return {"apiVersion": api, "kind": kind, "metadata": metadata}
 
 
-def _role(name: str, rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {**_object(f"{_RBAC}/v1", "ClusterRole", name), "rules": [dict(rule) for rule in rules]}
+def _role(name: str, rules: Sequence[Mapping[str, Any]], *, aggregated: bool = False) -> dict[str, Any]:
+    role = {**_object(f"{_RBAC}/v1", "ClusterRole", name), "rules": [dict(rule) for rule in rules]}
+    if aggregated:
+        role["metadata"]["labels"] = {AGGREGATE_LABEL: "true"}
+    return role
 
 
 def _binding(name: str, role: str) -> dict[str, Any]:
