@@ -14,7 +14,11 @@ from dataclasses import replace
 from shared.api.rules import Refinement, Rule
 from shared.domain.pattern import MAX_PATTERN_CHARACTERS
 
-LEFT_TO_THE_WEBHOOK = ("a hostPath with `..`", "an image whose last colon stands before a `${…}`")
+LEFT_TO_THE_WEBHOOK = (
+    "a hostPath with `..`",
+    "an image whose last colon stands before a `${…}`",
+    "a regexp that takes our RE2 more memory than Go's",
+)
 """What the CRD accepts and `shared.domain.admission` may refuse: CEL can neither walk a path nor expand a template."""
 
 MAX_NAMES = 41

@@ -24,6 +24,7 @@ LEFT_TO_THE_WEBHOOK = {
     "a way up from the root": mounting("dra", "/../etc"),
     "a way up from nowhere": mounting("dra", "../dev"),
     "an image whose one colon is a template's": of(f"{MAPPING}.containerImage", "r.example/i${TAG:-1}"),
+    "a pattern that takes too much memory": of(f"{MAPPING}.regexp", r"\pL{1000}"),
     "an image with a template behind the port": of(f"{MAPPING}.containerImage", "r:5000${TAG}/i"),
 }
 """Objects that the CRD alone accepts."""
