@@ -155,23 +155,30 @@ async def vanished(bench: Bench) -> tuple[str, str]:
     return name, stored["metadata"]["uid"]
 
 
-async def test_objects_of_a_vanished_work_outlive_it_by_the_grace(bench: Bench) -> None:
-    name, _ = await vanished(bench)
+async def doomed(bench: Bench, name: str) -> None:
+    """Wait until the agent has begun to count the grace."""
 
-    async def is_doomed() -> bool:
+    async def look() -> bool:
         noted = (await bench.lane.applied_works())[name]
         return "evictionStartTime" in (noted.get("status") or {})
+
+    await eventually(look, what="the eviction begins", seconds=AGENT_SECONDS)
+
+
+async def test_objects_of_a_vanished_work_outlive_it_by_the_grace(bench: Bench) -> None:
+    name, _ = await vanished(bench)
 
     async def is_gone() -> bool:
         return await bench.map(name) is None
 
-    await eventually(is_doomed, what="the eviction begins", seconds=AGENT_SECONDS)
+    await doomed(bench, name)
     assert await bench.map(name) is not None
     await eventually(is_gone, what="the eviction ends", seconds=AGENT_SECONDS + GRACE_SECONDS)
 
 
 async def test_a_work_made_again_within_the_grace_keeps_its_objects(bench: Bench) -> None:
     name, uid = await vanished(bench)
+    await doomed(bench, name)
 
     await bench.post(config_map(name, {"a": "1"}), name=name)
 
