@@ -9,14 +9,14 @@ from pathlib import Path
 
 import structlog
 import uvicorn
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from services.admission.app import PATH, make_app
 from services.admission.certificate import Certificate, NoCertificate
 from shared.domain.errors import TransientError
 from shared.runtime.health import HealthServer
 from shared.runtime.process import Process, run
-from shared.runtime.settings import ServiceSettings, read_settings
+from shared.runtime.settings import ProcessSettings, read_settings
 
 log = structlog.get_logger()
 
@@ -30,14 +30,8 @@ MAX_CONNECTIONS = 256
 """Beyond these the answer is 503; each API server holds a few."""
 
 
-class AdmissionSettings(ServiceSettings):
-    """Settings of the webhook, which needs neither bus nor database."""
-
-    nats_url: SecretStr = SecretStr("")
-    """Not used."""
-
-    database_url: SecretStr = SecretStr("")
-    """Not used."""
+class AdmissionSettings(ProcessSettings):
+    """Settings of the webhook."""
 
     bind: str = Field(default="127.0.0.1:9443", validation_alias="KMMHUB_ADMISSION_BIND")
     """host:port of the webhook; port 0 picks a free one and logs it."""

@@ -13,7 +13,7 @@ import structlog
 from shared.domain.errors import HubError
 from shared.runtime.health import Check, make_server
 from shared.runtime.logging import configure_logging
-from shared.runtime.settings import ServiceSettings
+from shared.runtime.settings import ProcessSettings
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class Process:
 Body = Callable[[Process], Awaitable[None]]
 
 
-def run(name: str, settings: ServiceSettings, body: Body) -> int:
+def run(name: str, settings: ProcessSettings, body: Body) -> int:
     """Run a service until SIGTERM or SIGINT, or until its body fails.
 
     Returns:
@@ -47,7 +47,7 @@ def run(name: str, settings: ServiceSettings, body: Body) -> int:
     return 0
 
 
-async def _run(name: str, settings: ServiceSettings, body: Body) -> None:
+async def _run(name: str, settings: ProcessSettings, body: Body) -> None:
     process = Process()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.domain.errors import PermanentError
 
-SettingsT = TypeVar("SettingsT", bound="ServiceSettings")
+SettingsT = TypeVar("SettingsT", bound="ProcessSettings")
 
 
 class InvalidSettings(PermanentError):
@@ -18,19 +18,10 @@ class InvalidSettings(PermanentError):
     reason = "InvalidSettings"
 
 
-class ServiceSettings(BaseSettings):
-    """What every service needs. KUBECONFIG is read by the Kubernetes client itself."""
+class ProcessSettings(BaseSettings):
+    """What every process of ours needs, whatever it talks to."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
-
-    nats_url: SecretStr
-    """`nats://[user:password@]host:port` (NATS_URL)."""
-
-    database_url: SecretStr
-    """`postgresql://user:password@host:port/database` (DATABASE_URL)."""
-
-    operator_namespace: str = "kmm-operator-system"
-    """Where ConfigMaps and Secrets that modules name are looked up (OPERATOR_NAMESPACE)."""
 
     health_bind: str = Field(
         default="127.0.0.1:0", pattern=r"^.+:\d{1,5}$", validation_alias="KMMHUB_HEALTH_BIND"
@@ -44,6 +35,19 @@ class ServiceSettings(BaseSettings):
         default="info", validation_alias="KMMHUB_LOG_LEVEL"
     )
     """The least severe level that is logged."""
+
+
+class ServiceSettings(ProcessSettings):
+    """What every service on the backbone needs. KUBECONFIG is read by the Kubernetes client itself."""
+
+    nats_url: SecretStr
+    """`nats://[user:password@]host:port` (NATS_URL)."""
+
+    database_url: SecretStr
+    """`postgresql://user:password@host:port/database` (DATABASE_URL)."""
+
+    operator_namespace: str = "kmm-operator-system"
+    """Where ConfigMaps and Secrets that modules name are looked up (OPERATOR_NAMESPACE)."""
 
 
 def read_settings(kind: type[SettingsT]) -> SettingsT:

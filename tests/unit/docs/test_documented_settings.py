@@ -7,6 +7,7 @@ import pytest
 
 from demo.run import DemoSettings
 from localhub.settings import LocalHubSettings
+from services.admission.main import AdmissionSettings
 from services.builder.main import BuilderSettings
 from services.dispatcher.main import DispatcherSettings
 from services.signer.main import SignerSettings
@@ -18,6 +19,7 @@ CLASSES = (
     DispatcherSettings,
     BuilderSettings,
     SignerSettings,
+    AdmissionSettings,
     LocalHubSettings,
     DemoSettings,
 )
