@@ -28,6 +28,7 @@ from shared.kube.client import (
 from shared.kube.errors import Conflict, NotFound
 from shared.registry.access import RegistryAccess
 from shared.registry.client import RegistryClient
+from shared.registry.content import digest_of
 from shared.registry.manifest import OCI_MANIFEST
 
 PLAIN = RegistryAccess(insecure=True)
@@ -106,7 +107,9 @@ class Fleet:
     async def push(self, repository: str, tag: str, *, content: bytes = b"") -> str:
         """Push a small image. Returns its digest."""
         image = ImageReference.parse(self.image(repository, tag))
-        config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers"}}
+        layer = content or secrets.token_bytes(64)
+        rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
+        config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
         parts = [
             {
                 "mediaType": f"application/vnd.oci.image.{kind}",
@@ -115,7 +118,7 @@ class Fleet:
             }
             for kind, blob in (
                 ("config.v1+json", json.dumps(config).encode()),
-                ("layer.v1.tar", content or secrets.token_bytes(64)),
+                ("layer.v1.tar", layer),
             )
         ]
         manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": parts[0], "layers": parts[1:]}
@@ -138,8 +141,8 @@ class Fleet:
         loader = {
             "modprobe": {"moduleName": "kmm_hello"},
             "registryTLS": {"insecure": True},
-            "kernelMappings": mappings or [{"regexp": "^.+$", "containerImage": self.image(name)}],
             **container,
+            "kernelMappings": mappings or [{"regexp": "^.+$", "containerImage": self.image(name)}],
         }
         body = {
             "apiVersion": "hub.kmm.sigs.x-k8s.io/v1beta1",

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -51,10 +50,12 @@ class Service:
         self.log = log
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
+        self._starts_seen = 0
 
     def start(self) -> None:
         """Start it; it is not waited for."""
         assert not self.is_running, f"{self.name} runs already"
+        self._starts_seen = self._starts()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"services.{self.name}"],
@@ -76,16 +77,33 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
+    async def started(self) -> None:
+        """Wait until it says so in this life: from then on it listens to signals."""
+
+        async def look() -> bool:
+            return self._starts() > self._starts_seen
+
+        await eventually(look, what=f"{self.name} has started")
+
     def kill(self) -> None:
         """Kill -9."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(timeout=STOP_SECONDS)
 
+    def ask_to_end(self) -> None:
+        """SIGTERM; it is not waited for."""
+        assert self._process is not None
+        self._process.terminate()
+
     def end(self) -> int:
         """SIGTERM; the exit status, which must come within the time limit."""
+        self.ask_to_end()
+        return self.status()
+
+    def status(self) -> int:
+        """Its exit status, which must come within the time limit."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -100,6 +118,9 @@ class Service:
         return [
             json.loads(line) if line.startswith("{") else {"event": line, "level": "error"} for line in lines
         ]
+
+    def _starts(self) -> int:
+        return len([line for line in self.events() if line["event"] == "service.started"])
 
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""
@@ -123,13 +144,19 @@ class Services:
             "HOME": str(directory),
             "KMMHUB_BUILD_DIR": str(directory / "build"),
         }
+        self._environment = base | dict(environment)
         self._all = {
-            name: Service(name, environment=base | dict(environment), log=directory / f"{name}.log")
+            name: Service(name, environment=self._environment, log=directory / f"{name}.log")
             for name in NAMES
         }
 
     def __getitem__(self, name: str) -> Service:
         return self._all[name]
+
+    def another(self, name: str) -> Service:
+        """One more of a kind, which the test starts and ends itself."""
+        first = self._all[name]
+        return Service(name, environment=self._environment, log=first.log.with_stem(f"{name}-2"))
 
     def start(self) -> None:
         """Start those that do not run."""
@@ -138,8 +165,11 @@ class Services:
                 service.start()
 
     def end(self) -> dict[str, int]:
-        """End those that run; their exit statuses."""
-        return {name: service.end() for name, service in self._all.items() if service.is_running}
+        """End those that run, all at once; their exit statuses."""
+        running = {name: service for name, service in self._all.items() if service.is_running}
+        for service in running.values():
+            service.ask_to_end()
+        return {name: service.status() for name, service in running.items()}
 
     def kill(self) -> None:
         """Kill -9 those that run."""

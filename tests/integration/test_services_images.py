@@ -8,6 +8,9 @@ from fleet import Fleet, served
 from running_services import eventually
 from services_fixtures import fleet
 
+from shared.kube.client import CONFIG_MAPS
+from shared.kube.errors import Refused
+
 __all__ = ["fleet"]  # a fixture
 
 pytestmark = pytest.mark.integration
@@ -108,21 +111,22 @@ async def test_a_kernel_without_a_mapping_is_named(fleet: Fleet) -> None:
     assert await fleet.work(stranger, name) is None
 
 
-async def test_a_pattern_that_re2_does_not_know_degrades_the_module_alone(fleet: Fleet) -> None:
-    name, fine = fleet.new_name(), fleet.new_name()
-    await fleet.push(fine, KERNEL)
+async def test_a_pattern_that_re2_does_not_know_is_refused_and_a_good_one_goes_on(fleet: Fleet) -> None:
+    name = fleet.new_name()
+    await fleet.push(name, KERNEL)
     cluster = await one_cluster(fleet, name)
-    await fleet.add_module(name, mappings=[{"regexp": "^(?!5)", "containerImage": fleet.image(name)}])
-    await fleet.add_module(fine, select=name)
-
-    message = await fleet.shows(name, "Degraded", "True", "InvalidPattern")
-
-    assert "kernelMappings[0].regexp" in message
-    await fleet.posted(cluster, fine)
-    assert await fleet.work(cluster, name) is None
-    await fleet.change_module(name, kernelMappings=[{"regexp": "^6", "containerImage": fleet.image(fine)}])
-    await fleet.posted(cluster, name)
+    with pytest.raises(Refused, match="RE2"):
+        await fleet.add_module(name, mappings=[{"regexp": "^(?!5)", "containerImage": fleet.image(name)}])
+    await fleet.add_module(name, mappings=[{"regexp": "^6", "containerImage": fleet.image(name)}])
     await fleet.ready(name)
+    before = await fleet.posted(cluster, name)
+
+    with pytest.raises(Refused, match="RE2"):
+        await fleet.change_module(
+            name, kernelMappings=[{"regexp": "(6)\\1", "containerImage": fleet.image(name)}]
+        )
+
+    assert await fleet.work(cluster, name) == before
 
 
 async def test_a_config_map_that_is_missing_or_has_no_dockerfile_is_named_and_a_good_one_is_built(
@@ -153,8 +157,6 @@ async def test_a_config_map_that_is_missing_or_has_no_dockerfile_is_named_and_a_
 
 
 async def set_dockerfile(fleet: Fleet, name: str, text: str) -> None:
-    from shared.kube.client import CONFIG_MAPS
-
     body = {"data": {"dockerfile": text}}
     await fleet.kube.merge_patch(CONFIG_MAPS, name, body, namespace=fleet.namespace)
 
@@ -163,7 +165,8 @@ async def test_a_secret_that_is_missing_or_incomplete_is_named(fleet: Fleet) -> 
     name = fleet.new_name()
     await one_cluster(fleet, name)
     sign = {"keySecret": {"name": f"{name}-key"}, "certSecret": {"name": f"{name}-cert"}}
-    await fleet.add_module(name, sign=sign | {"filesToSign": ["/opt/lib/modules/*.ko"]})
+    files = {"filesToSign": ["/opt/lib/modules/*.ko"], "unsignedImage": fleet.image(name, "unsigned")}
+    await fleet.add_module(name, sign=sign | files)
     assert f"{name}-key" in await fleet.shows(name, "Degraded", "True", "SecretMissing")
 
     await fleet.add_secret(f"{name}-key", {"private": "x"})

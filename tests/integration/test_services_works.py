@@ -192,7 +192,7 @@ async def test_a_cluster_whose_namespace_comes_late_gets_its_work_then(fleet: Fl
     await fleet.push(name, KERNEL)
     await fleet.add_cluster(cluster, label=name, kernels=[KERNEL], has_namespace=False)
     await fleet.add_module(name)
-    await fleet.shows(name, "Dispatched", "False", "Dispatching")
+    assert cluster in await fleet.shows(name, "Dispatched", "False", "ClusterNamespaceMissing")
 
     await fleet.add_namespace(cluster)
 
@@ -208,10 +208,8 @@ async def test_a_claim_that_vanishes_takes_nothing_away_and_a_new_one_counts(fle
     await asyncio.sleep(1.5)
 
     assert await fleet.work(cluster, name) == before
-    row = await fleet.database.fetchrow(
-        "SELECT kernels, claim_is_present FROM clusters WHERE name = $1", cluster
-    )
-    assert (row["kernels"], row["claim_is_present"]) == ([KERNEL], False)
+    query = "SELECT kernels FROM clusters WHERE NOT claim_is_present AND name = $1"
+    assert await fleet.database.fetchval(query, cluster) == [KERNEL]
     await fleet.claim(cluster, [NEWER])
 
     async def is_newer() -> bool:
@@ -247,7 +245,9 @@ async def test_a_kernel_that_is_not_ready_takes_no_working_one_away(fleet: Fleet
 
     await fleet.change_module(name, kernelMappings=mappings)
 
-    assert cluster in await fleet.shows(name, "Dispatched", "False", "HeldBack")
+    message = await fleet.shows(name, "Dispatched", "False", "ImageMissing")
+    assert f"moved-{KERNEL}" in message
+    assert "the posted work stays" in message
     assert await fleet.work(cluster, name) == before
     moved[KERNEL] = f"{repository}@{await fleet.push(name, f'moved-{KERNEL}')}"
     await fleet.serves(cluster, name, moved)
