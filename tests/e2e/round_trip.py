@@ -93,8 +93,8 @@ async def begin_detach(fleet: Fleet, cluster: str) -> None:
     await fleet.kube.delete(MANAGED_CLUSTERS, cluster)
 
 
-async def finish_detach(fleet: Fleet, hub: ApiClient, cluster: str) -> list[str]:
-    """Play the cleanup of OCM's registration controller: works by ascending priority, then the cluster itself.
+async def clean_cluster(fleet: Fleet, hub: ApiClient, cluster: str) -> list[str]:
+    """Play the cleanup of OCM's registration controller: it deletes works by ascending priority.
 
     Returns:
         The names of the works in the order of their deletion.
@@ -105,5 +105,9 @@ async def finish_detach(fleet: Fleet, hub: ApiClient, cluster: str) -> list[str]
     for name in names:
         await hub.delete(MANIFEST_WORKS, name, namespace=cluster)
         await fleet.gone(cluster, name)
-    await fleet.kube.merge_patch(MANAGED_CLUSTERS, cluster, {"metadata": {"finalizers": []}})
     return names
+
+
+async def finish_detach(fleet: Fleet, cluster: str) -> None:
+    """OCM lets the ManagedCluster go."""
+    await fleet.kube.merge_patch(MANAGED_CLUSTERS, cluster, {"metadata": {"finalizers": []}})

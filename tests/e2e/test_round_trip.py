@@ -17,6 +17,7 @@ from round_trip import (
     SECONDS,
     add_module,
     begin_detach,
+    clean_cluster,
     finish_detach,
     images_of,
     joined,
@@ -177,15 +178,33 @@ async def test_a_detached_spoke_is_cleaned_in_order_and_served_again_when_it_is_
 
         await begin_detach(fleet, lane.cluster)
         await asyncio.sleep(1)
-        deleted = await finish_detach(fleet, admin, lane.cluster)
+        deleted = await clean_cluster(fleet, admin, lane.cluster)
+        await finish_detach(fleet, lane.cluster)
 
         assert deleted == [name, PERMISSIONS]
         assert await lane.module(name) is None
-        await fleet.shows(name, "Dispatched", "True", "NoClusterSelected")
         await asyncio.sleep(2)
         assert await admin.list_all(MANIFEST_WORKS, namespace=lane.cluster) == [], "nothing was made again"
         await fleet.add_cluster(lane.cluster, label=name, kernels=[NEWER])
         await on_spoke(lane, name, [NEWER])
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a cluster that goes after its work touches no module: the status stays until the resync",
+)
+async def test_a_detached_spoke_is_counted_no_more(fleet: Fleet, hub: HubAddresses, agent: str) -> None:
+    name = fleet.new_name()
+    async with joined(fleet, hub, agent, name) as lane, await ApiClient.connect(hub.kubeconfig) as admin:
+        await add_module(fleet, name)
+        await on_spoke(lane, name, [KERNEL])
+        await begin_detach(fleet, lane.cluster)
+        await clean_cluster(fleet, admin, lane.cluster)
+        await asyncio.sleep(2)  # the hub has seen that the works are gone
+
+        await finish_detach(fleet, lane.cluster)
+
+        await fleet.shows(name, "Dispatched", "True", "NoClusterSelected", seconds=10)
 
 
 async def test_a_spoke_without_kmm_says_so_until_it_has_it(
