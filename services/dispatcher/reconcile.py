@@ -74,6 +74,8 @@ class Reconciler:
         failed = await self._apply_all(permissions) | await self._apply(picture)
         again = set(announce_again(failed))
         touched = {module for module, _ in picture.pairs} | scope.modules
+        # A cluster that went, with its works, is in no pair; its modules still count it.
+        touched |= {module for module, cluster in picture.works if cluster in scope.clusters}
         if scope.everything:
             touched |= set(modules)
         for name in touched & set(modules):

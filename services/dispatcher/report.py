@@ -162,6 +162,14 @@ def _phase_of_work(work: ObservedWork | None) -> tuple[Phase, str, str]:
     applied = work.conditions.get("Applied") if work is not None else None
     if applied is None or applied.status != "True":
         return Phase.DISPATCHED, "NotAppliedYet", "the spoke's work agent has not applied its work yet"
+    available = work.conditions.get("Available") if work is not None else None
+    if available is not None and available.status == "False":
+        # What the spoke counted last says nothing any more.
+        return (
+            Phase.LOADING,
+            "ModuleMissing",
+            "the Module is not on the spoke any more; its work agent puts it back within some minutes",
+        )
     counted = counters(work)
     behind = {
         part: count for part, count in counted.items() if count["availableNumber"] < count["desiredNumber"]

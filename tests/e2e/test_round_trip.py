@@ -189,10 +189,6 @@ async def test_a_detached_spoke_is_cleaned_in_order_and_served_again_when_it_is_
         await on_spoke(lane, name, [NEWER])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a cluster that goes after its work touches no module: the status stays until the resync",
-)
 async def test_a_detached_spoke_is_counted_no_more(fleet: Fleet, hub: HubAddresses, agent: str) -> None:
     name = fleet.new_name()
     async with joined(fleet, hub, agent, name) as lane, await ApiClient.connect(hub.kubeconfig) as admin:
@@ -243,9 +239,6 @@ async def test_one_spoke_without_kmm_holds_up_no_other(fleet: Fleet, hub: HubAdd
             assert (status["numberDesired"], status["numberApplied"]) == (2, 1)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the work's condition Available is not looked at: the last feedback counts for ever"
-)
 async def test_a_module_that_somebody_deleted_on_the_spoke_is_not_called_available(
     fleet: Fleet, hub: HubAddresses, agent: str
 ) -> None:

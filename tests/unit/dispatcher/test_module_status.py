@@ -345,6 +345,13 @@ def test_what_the_agent_says(work: ObservedWork | None, phase: Phase, available:
     assert [one["reason"] for one in status["attention"]] == ([available[1]] if is_failed else [])
 
 
+def test_a_module_that_is_gone_from_the_spoke_is_not_available() -> None:
+    """Its last feedback stays in the work until the agent puts it back (OCM: at its resync)."""
+    work = work_with(Applied="True", Available="False")
+    found = conditions_of(survey(place(DONE, A, work=work), outcomes=READY))
+    assert (found["Available"]["status"], found["Available"]["reason"]) == ("False", "ModuleMissing")
+
+
 def test_feedback_is_summed_up_over_the_fleet() -> None:
     one = applied("True", nodesMatchingSelectorNumber=4, desiredNumber=3, availableNumber=3)
     two = applied("True", nodesMatchingSelectorNumber=2, desiredNumber=2)
