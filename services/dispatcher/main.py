@@ -9,9 +9,10 @@ import time
 from collections.abc import Collection, Iterable
 
 import structlog
-from pydantic import Field
+from pydantic import Field, field_validator
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.dispatcher.permissions import Grant
 from services.dispatcher.reconcile import Reconciler
 from shared.bus.jetstream import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
@@ -39,8 +40,14 @@ class DispatcherSettings(ServiceSettings):
     resync_seconds: float = Field(default=60.0, gt=0, validation_alias="KMMHUB_RESYNC_SECONDS")
     """How often everything is compared again, whether or not something was announced."""
 
-    spoke_permissions: bool = Field(default=True, validation_alias="KMMHUB_SPOKE_PERMISSIONS")
-    """Whether work agents get the rights on Modules, and the modules' namespaces, through a ManifestWork of ours."""
+    spoke_permissions: Grant = Field(default=Grant.AGGREGATE, validation_alias="KMMHUB_SPOKE_PERMISSIONS")
+    """How work agents get the rights on Modules, and spokes the modules' namespaces: `aggregate`, `bind` or `off`."""
+
+    @field_validator("spoke_permissions", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        """`true` and `false` switch the usual way on and off."""
+        return {"true": Grant.AGGREGATE, "false": Grant.OFF}.get(str(value).lower(), value)
 
 
 class Dispatcher:
@@ -152,7 +159,7 @@ async def dispatch(settings: DispatcherSettings, process: Process) -> None:
             kube=kube,
             engine=backbone.engine,
             namespace=settings.operator_namespace,
-            gives_permissions=settings.spoke_permissions,
+            grant=settings.spoke_permissions,
         )
         dispatcher = Dispatcher(reconciler, backbone)
         stop = process.stop

@@ -11,7 +11,7 @@ import structlog
 from services.dispatcher import apply, gather
 from services.dispatcher.catalog import Catalog, ReadModule
 from services.dispatcher.decide import Decision, Leave
-from services.dispatcher.permissions import PERMISSIONS_WORK, decide_permissions, namespaces_needed
+from services.dispatcher.permissions import PERMISSIONS_WORK, Grant, decide_permissions, namespaces_needed
 from services.dispatcher.picture import Picture, take_picture
 from services.dispatcher.scope import Pair, Scope, scope_of
 from services.dispatcher.status import module_status
@@ -46,14 +46,14 @@ class Reconciler:
     """Reconciles announcements, and writes the status of modules."""
 
     def __init__(
-        self, *, kube: KubeClient, engine: Engine, namespace: str, gives_permissions: bool = True
+        self, *, kube: KubeClient, engine: Engine, namespace: str, grant: Grant = Grant.AGGREGATE
     ) -> None:
-        """`gives_permissions`: whether work agents get their rights on Modules from us."""
+        """`grant`: how work agents get their rights on Modules."""
         self._kube = kube
         self._engine = engine
         self._namespace = namespace
         self._catalog = Catalog()
-        self._gives_permissions = gives_permissions
+        self._grant = grant
         self._refusals: dict[Pair, tuple[str, str]] = {}
 
     async def reconcile(self, changes: Collection[Changed]) -> Outcome:
@@ -136,7 +136,7 @@ class Reconciler:
             decisions[pair] = decide_permissions(
                 cluster=cluster,
                 namespaces=namespaces_needed(cluster, modules) if cluster else (),
-                is_enabled=self._gives_permissions,
+                grant=self._grant,
                 work=stored.work if stored else None,
                 posted_hash=stored.posted_hash if stored else None,
                 has_modules=name in with_modules,

@@ -7,14 +7,17 @@ from fleet_values import as_stored
 
 from services.dispatcher.assemble import patch_of
 from services.dispatcher.decide import Cluster, Create, Decision, Delete, Leave, Module, Patch, Why
+from services.dispatcher.main import DispatcherSettings
 from services.dispatcher.permissions import (
     PERMISSIONS_WORK,
+    Grant,
     assemble_permissions,
     decide_permissions,
     namespaces_needed,
 )
 from shared.domain.module import parse_module
 from shared.domain.work import ObservedWork, observe_work
+from shared.runtime.settings import read_settings
 
 CLUSTER = Cluster(name="c1", labels={"a": "b"}, kernels=(), has_claim=True, is_deleting=False)
 GOING = Cluster(name="c1", labels={"a": "b"}, kernels=(), has_claim=True, is_deleting=True)
@@ -31,14 +34,14 @@ def decided(
     *,
     cluster: Cluster | None = CLUSTER,
     namespaces: tuple[str, ...] = ("kmm",),
-    is_enabled: bool = True,
+    grant: Grant = Grant.AGGREGATE,
     posted_hash: str | None = None,
     has_modules: bool = True,
 ) -> Decision:
     return decide_permissions(
         cluster=cluster,
         namespaces=namespaces,
-        is_enabled=is_enabled,
+        grant=grant,
         work=work,
         posted_hash=posted_hash,
         has_modules=has_modules,
@@ -61,6 +64,29 @@ def test_they_hold_the_rights_and_the_namespaces_and_go_last() -> None:
     ]
 
 
+def test_older_ocm_gets_a_binding_to_the_agent_s_account() -> None:
+    work = assemble_permissions("c1", ["kmm"], Grant.BIND)
+    role, binding = work["spec"]["workload"]["manifests"][1:]
+    assert binding["kind"] == "ClusterRoleBinding"
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"][0]["name"] == "klusterlet-work-sa"
+    assert work != assemble_permissions("c1", ["kmm"])
+
+
+@pytest.mark.parametrize(
+    ("value", "grant"),
+    [("true", Grant.AGGREGATE), ("False", Grant.OFF), ("bind", Grant.BIND), ("off", Grant.OFF)],
+)
+def test_the_setting(monkeypatch: pytest.MonkeyPatch, value: str, grant: Grant) -> None:
+    for name, text in {
+        "NATS_URL": "nats://h",
+        "DATABASE_URL": "postgresql://h/d",
+        "KMMHUB_SPOKE_PERMISSIONS": value,
+    }.items():
+        monkeypatch.setenv(name, text)
+    assert read_settings(DispatcherSettings).spoke_permissions is grant
+
+
 def test_the_order_of_namespaces_changes_nothing() -> None:
     works = [assemble_permissions("c1", names) for names in itertools.permutations(["a", "b", "c"])]
     assert all(work == works[0] for work in works)
@@ -79,8 +105,8 @@ def test_the_order_of_namespaces_changes_nothing() -> None:
         pytest.param(
             decided(stored("kmm"), namespaces=(), has_modules=False), Delete, id="gone-with-the-last-one"
         ),
-        pytest.param(decided(stored("kmm"), is_enabled=False, has_modules=False), Delete, id="switched-off"),
-        pytest.param(decided(is_enabled=False), Why.NOT_SELECTED, id="never-switched-on"),
+        pytest.param(decided(stored("kmm"), grant=Grant.OFF, has_modules=False), Delete, id="switched-off"),
+        pytest.param(decided(grant=Grant.OFF), Why.NOT_SELECTED, id="never-switched-on"),
         pytest.param(decided(cluster=None), Why.BEING_DELETED, id="no-such-cluster"),
         pytest.param(decided(cluster=GOING), Why.BEING_DELETED, id="cluster-goes"),
         pytest.param(decided(stored("kmm"), cluster=GOING), Why.BEING_DELETED, id="ocm-removes-them-last"),
