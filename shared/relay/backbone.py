@@ -43,8 +43,9 @@ async def open_backbone(
         if bus is None:
             yield None
             return
-        process.checks["bus"] = lambda: bus.is_connected
         relay = Relay(engine, bus)
+        process.checks["bus"] = lambda: bus.is_connected
+        process.checks["outbox"] = lambda: relay.is_draining
         stop_relay = asyncio.Event()
         running = asyncio.create_task(relay.run(stop_relay))
         # A service whose relay broke announces nothing: it ends, says why, and is started again.

@@ -30,6 +30,8 @@ class Relay:
         self._engine = engine
         self._bus = bus
         self._wake = asyncio.Event()
+        self.is_draining = False
+        """Whether the last look at the outbox went well: database and bus are there."""
 
     def wake(self) -> None:
         """Something was just committed to the outbox: publish without waiting for the next look."""
@@ -40,15 +42,19 @@ class Relay:
         while not stop.is_set():
             self._wake.clear()
             try:
-                if await self._drain_once() == BATCH:
+                drained = await self._drain_once()
+                self.is_draining = True
+                if drained == BATCH:
                     continue
             except BusUnavailable as error:
+                self.is_draining = False
                 log.warning("relay.failed", error=str(error))
                 # One stream that is gone, and whose workers are away, must not hold back the others' messages.
                 with contextlib.suppress(BusUnavailable):
                     await self._bus.ensure_topology()
                 self._wake.clear()
             except (SQLAlchemyError, DBAPIError, OSError) as error:
+                self.is_draining = False
                 log.warning("relay.failed", error=str(error))
                 self._wake.clear()
             with contextlib.suppress(TimeoutError):
