@@ -15,8 +15,10 @@ from services.dispatcher.assemble import Shipment
 from services.dispatcher.catalog import Catalog, ReadModule
 from services.dispatcher.demand import Wanted
 from services.dispatcher.picture import Picture, take_picture
-from services.dispatcher.scope import Scope
-from services.dispatcher.status import module_status, report_clusters
+from services.dispatcher.reconcile import REFUSALS
+from services.dispatcher.scope import Pair, Scope
+from services.dispatcher.status import Survey, module_status, report_clusters
+from services.dispatcher.stored import StoredModule
 from services.dispatcher.survey import survey_module
 from shared.domain.errors import PermanentError
 from shared.runtime.clock import now
@@ -76,9 +78,8 @@ async def _read(database_url: str, namespace: str, module: str | None) -> list[d
 
 def _describe(picture: Picture, read: ReadModule) -> dict[str, Any]:
     """One module as JSON: stable names, for scripts."""
-    survey = survey_module(picture, read, {})
-    time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
-    conditions = module_status(survey, previous=read.stored.status, now=time)["conditions"]
+    survey = survey_module(picture, read, _refusals(read.stored))
+    conditions = _conditions(read.stored, survey)
     kernels = {place.cluster: place.kernels for place in survey.places}
     return {
         "name": read.module.name,
@@ -102,6 +103,22 @@ def _describe(picture: Picture, read: ReadModule) -> dict[str, Any]:
             _kernel(picture, read.module.name, kernel, kernels) for kernel in sorted(survey.outcomes)
         ],
     }
+
+
+def _refusals(module: StoredModule) -> dict[Pair, tuple[str, str]]:
+    """What the API server answered to the dispatcher, as far as the module's status tells it."""
+    told = [entry for entry in reversed(module.status.get("attention") or []) if entry["reason"] in REFUSALS]
+    return {(module.name, entry["cluster"]): (entry["reason"], entry["message"]) for entry in told}
+
+
+def _conditions(module: StoredModule, survey: Survey) -> list[dict[str, Any]]:
+    """The conditions that the module bears; those that it will get, where none were written for its spec yet."""
+    written: list[dict[str, Any]] = module.status.get("conditions") or []
+    if written and module.status.get("observedGeneration") == module.generation:
+        return written
+    time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    expected: list[dict[str, Any]] = module_status(survey, previous=module.status, now=time)["conditions"]
+    return expected
 
 
 def _kernel(

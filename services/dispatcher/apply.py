@@ -152,7 +152,8 @@ async def _tell(kube: KubeClient, body: Mapping[str, Any]) -> None:
             await kube.create(EVENTS, body, namespace=namespace)
         except Conflict:
             told = await kube.get(EVENTS, name, namespace=namespace)
-            again = {"count": told.get("count", 1) + 1, "lastTimestamp": body["lastTimestamp"]}
-            await kube.merge_patch(EVENTS, name, again, namespace=namespace)
+            again = {key: body[key] for key in ("type", "message", "lastTimestamp")}
+            counted = again | {"count": told.get("count", 1) + 1}
+            await kube.merge_patch(EVENTS, name, counted, namespace=namespace)
     except HubError as error:
         log.warning("event.not_written", event_name=name, error=str(error))

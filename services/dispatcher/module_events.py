@@ -38,8 +38,11 @@ def events_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
 
 
 def event_body(module: StoredModule, event: ModuleEvent, *, now: str) -> dict[str, Any]:
-    """The Event (core/v1) to create. Its name is a hash of what it says, so that a repetition meets the first one."""
-    identity = content_hash([module.uid, event.reason, event.message])[:16]
+    """The Event (core/v1) to create.
+
+    Its name is a hash of module and reason, so that a repetition meets the first one, whatever numbers it tells.
+    """
+    identity = content_hash([module.uid, event.reason])[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",

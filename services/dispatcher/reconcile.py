@@ -69,7 +69,7 @@ class Reconciler:
             picture = await take_picture(connection, modules, scope, namespace=self._namespace)
             names = {cluster for _, cluster in picture.pairs} | scope.clusters
             permissions = await self._decide_permissions(connection, picture, names)
-        has_announced = await want_artifacts(self._engine, picture)
+        picture, has_announced = await want_artifacts(self._engine, picture)
         # Rights first: a Module that comes before them is refused on the spoke.
         failed = await self._apply_all(permissions) | await self._apply(picture)
         again = set(announce_again(failed))
@@ -201,6 +201,10 @@ class Reconciler:
 def announce_again(pairs: Iterable[Pair]) -> list[Changed]:
     """The announcements that bring pairs back into a later pass."""
     return [Changed(kind=Kind.WORK, namespace=cluster, name=module) for module, cluster in pairs]
+
+
+REFUSALS = frozenset({"ClusterNamespaceMissing", "WorkRefused"})
+"""Reasons of a write that the hub's API server did not take, and that a person has to see to."""
 
 
 def refusal_of(error: HubError, cluster: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.dispatcher.catalog import ReadModule
+from services.dispatcher.decide import Leave
 from services.dispatcher.picture import Picture
 from services.dispatcher.report import Place
 from services.dispatcher.scope import Pair
@@ -34,13 +35,15 @@ def survey_module(picture: Picture, read: ReadModule, refusals: Mapping[Pair, tu
 def _place(picture: Picture, pair: Pair, refusals: Mapping[Pair, tuple[str, str]]) -> Place:
     cluster = picture.clusters.get(pair[1])
     stored = picture.works.get(pair)
+    decision = picture.decide(pair)
     return Place(
         cluster=pair[1],
-        decision=picture.decide(pair),
+        decision=decision,
         work=stored.work if stored else None,
         kernels=cluster.kernels if cluster else (),
         has_claim=cluster.has_claim if cluster else True,
         bad_kernels=cluster.bad_kernels if cluster else (),
         claim_is_near_limit=cluster.claim_is_near_limit if cluster else False,
-        refusal=refusals.get(pair),
+        # What was refused once and is not asked for any more is no trouble.
+        refusal=None if isinstance(decision, Leave) else refusals.get(pair),
     )

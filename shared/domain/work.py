@@ -9,7 +9,12 @@ from typing import Any
 from shared.domain.canonical import content_hash
 
 MODULE_LABEL = "kmm.node.kubernetes.io/managedclustermodule.name"
-"""Upstream's label: the ManagedClusterModule that a work belongs to. A work without it is not ours."""
+"""Upstream's label: the ManagedClusterModule that a work belongs to.
+
+A work that has neither it nor a module of its own name as its owner is not ours.
+"""
+
+OWNER_KIND = "ManagedClusterModule"
 
 HASH_ANNOTATION = "hub.kmm.sigs.x-k8s.io/content-hash"
 """The hash of what we meant to post; equal hashes need no write."""
@@ -37,7 +42,7 @@ class ObservedWork:
     """A ManifestWork at one resourceVersion.
 
     Attributes:
-        module: the value of MODULE_LABEL, None on somebody else's work.
+        module: the module that it belongs to, None on somebody else's work.
         content_hash: the value of HASH_ANNOTATION.
         observed_hash: hash of everything in it that we write; differs from what it was after our own write
             if somebody edited the work.
@@ -70,12 +75,15 @@ def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedW
     annotations = metadata.get("annotations") or {}
     spec = work.get("spec") or {}
     status = work.get("status") or {}
+    owners = [one for one in metadata.get("ownerReferences") or [] if one["kind"] == OWNER_KIND]
+    # Whoever takes the label off a work of ours, or puts another one on, has not made it theirs.
+    is_owned = any(one["name"] == metadata["name"] for one in owners)
     return ObservedWork(
         cluster=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
-        module=labels.get(MODULE_LABEL),
+        module=metadata["name"] if is_owned else labels.get(MODULE_LABEL),
         content_hash=annotations.get(HASH_ANNOTATION),
         observed_hash=content_hash(
             {
@@ -83,6 +91,7 @@ def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedW
                 "label": labels.get(MODULE_LABEL),
                 "hash": annotations.get(HASH_ANNOTATION),
                 "images": annotations.get(IMAGES_ANNOTATION),
+                "owners": [[one["uid"], bool(one.get("controller"))] for one in owners],
             }
         ),
         served=_served(spec),

@@ -26,6 +26,15 @@ log = structlog.get_logger()
 MAX_BACKOFF_SECONDS = 30.0
 
 
+class OwnerReference(msgspec.Struct, rename="camel"):
+    """The part of an owner reference that we read."""
+
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+
+
 class Metadata(msgspec.Struct, rename="camel"):
     """The part of an object's metadata that we read; everything else is never decoded."""
 
@@ -37,6 +46,7 @@ class Metadata(msgspec.Struct, rename="camel"):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     finalizers: list[str] | None = None
+    owner_references: list[OwnerReference] | None = None
     deletion_timestamp: str | None = None
 
 

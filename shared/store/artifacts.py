@@ -261,20 +261,39 @@ async def fail(connection: Connection, lease: Lease, failure: Failure) -> bool:
 
 async def retry_failed(connection: Connection, keys: Collection[str]) -> list[ArtifactKey]:
     """Let failed artifacts be tried again, from the stage that failed. Returns those that were in `failed`."""
+    stage = sa.case(
+        (artifacts.c.source.is_(None), ArtifactState.WANTED.value),
+        else_=ArtifactState.BUILT.value,
+    )
+    return await _begin_again(connection, keys, {ArtifactState.FAILED}, state=stage)
+
+
+async def check_again(connection: Connection, keys: Collection[str]) -> list[ArtifactKey]:
+    """Let artifacts that have ended, well or not, begin anew. Returns those that had.
+
+    For whoever asks again for what it had before: the tag may stand for another image by now.
+    """
+    ended = {ArtifactState.READY, ArtifactState.FAILED}
+    nothing = {"source": None, "digest": None, "signed_by": None, "reason": None, "message": None}
+    return await _begin_again(connection, keys, ended, state=ArtifactState.WANTED, **nothing)
+
+
+async def _begin_again(
+    connection: Connection, keys: Collection[str], ended: Collection[ArtifactState], **values: Any
+) -> list[ArtifactKey]:
+    if not keys:
+        return []
     rows = (
         await connection.execute(
             sa.update(artifacts)
-            .where(artifacts.c.key == sa.any_(text_array(keys)), artifacts.c.state == ArtifactState.FAILED)
+            .where(artifacts.c.key == sa.any_(text_array(keys)), artifacts.c.state.in_(ended))
             .values(
-                state=sa.case(
-                    (artifacts.c.source.is_(None), ArtifactState.WANTED.value),
-                    else_=ArtifactState.BUILT.value,
-                ),
                 attempts=0,
                 not_before=sa.func.now(),
                 announce_after=_in_seconds(ANNOUNCE_AGAIN_SECONDS),
                 announced=artifacts.c.announced + 1,
                 changed_at=sa.func.now(),
+                **values,
             )
             .returning(artifacts.c.key, artifacts.c.state, artifacts.c.announced)
         )

@@ -1,5 +1,6 @@
 """Events: told when a reason changes, once."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,8 @@ def test_the_same_event_has_the_same_name() -> None:
     one = event_body(stored_module(), event, now="2026-01-01T00:00:00Z")
     two = event_body(stored_module(), event, now="2026-01-02T00:00:00Z")
     other = event_body(stored_module(uid="another"), event, now="2026-01-01T00:00:00Z")
+    more = replace(event, message="no, on two clusters")
+    assert event_body(stored_module(), more, now="2026-01-01T00:00:00Z")["metadata"] == one["metadata"]
     assert one["metadata"] == two["metadata"] != other["metadata"]
     assert one["metadata"]["namespace"] == EVENT_NAMESPACE
     assert one["type"] == "Warning"

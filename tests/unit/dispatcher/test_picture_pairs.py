@@ -21,6 +21,7 @@ from services.dispatcher.decide import Cluster, Create, Delete, Leave, Why
 from services.dispatcher.picture import Picture, _needs, _posted, _selected
 from services.dispatcher.scope import Pair, Scope
 from services.dispatcher.stored import StoredWork
+from services.dispatcher.survey import survey_module
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
 
 A, B = KERNELS[:2]
@@ -99,6 +100,19 @@ def test_a_module_that_cannot_be_read_takes_nothing_away() -> None:
     fleet = clusters(a_cluster(A))
     seen = picture(modules(m={"selector": 1}), fleet, stored(posted([shipment(A)])), ("m", "c1"))
     assert seen.decide(("m", "c1")) == Leave(why=Why.INVALID_MODULE)
+
+
+def test_a_refusal_is_told_only_while_there_is_something_to_write() -> None:
+    """A module that was changed back asks for nothing any more: what was refused before is no trouble."""
+    fleet, read = clusters(a_cluster(A)), modules(m=raw_spec())
+    pair, refusals = ("m", "c1"), {("m", "c1"): ("WorkRefused", "no")}
+    before = picture(read, fleet, {}, pair)
+    decision = before.decide(pair)
+    assert isinstance(decision, Create)
+    work = observe_work(as_stored(decision.work))
+    after = picture(read, fleet, {pair: StoredWork(work=work, posted_hash=work.observed_hash)}, pair)
+    told = [survey_module(seen, read["m"], refusals).places[0].refusal for seen in (before, after)]
+    assert told == [("WorkRefused", "no"), None]
 
 
 def test_a_work_with_our_label_under_another_name_goes_with_its_module() -> None:

@@ -56,6 +56,8 @@ def shipping(*manifests: Json) -> Json:
     return {"workload": {"manifests": list(manifests)}}
 
 
+OWNER = {"kind": "ManagedClusterModule", "name": "m", "uid": "uid-m", "controller": True}
+
 FULL = work(
     spec=shipping(module_with({"literal": "5.1.1", "containerImage": "a@sha256:1"})),
     status={
@@ -209,6 +211,7 @@ def test_a_manifest_of_somebody_elses_module_kind_may_look_as_it_likes(manifest:
         pytest.param(lambda it: it["metadata"]["labels"].clear(), id="label"),
         pytest.param(lambda it: it["metadata"]["annotations"].pop(HASH_ANNOTATION), id="hash"),
         pytest.param(lambda it: it["metadata"]["annotations"].pop(IMAGES_ANNOTATION), id="images"),
+        pytest.param(lambda it: it["metadata"].update(ownerReferences=[OWNER]), id="owner"),
     ],
 )
 def test_an_edit_of_what_we_write_is_seen(change: Any) -> None:
@@ -222,6 +225,9 @@ def test_an_edit_of_what_we_write_is_seen(change: Any) -> None:
     [
         pytest.param(lambda it: it["metadata"].update(resourceVersion="99", finalizers=["x"]), id="metadata"),
         pytest.param(lambda it: it["metadata"]["annotations"].update(other="x"), id="other-annotation"),
+        pytest.param(
+            lambda it: it["metadata"].update(ownerReferences=[{**OWNER, "kind": "Team"}]), id="other-owner"
+        ),
         pytest.param(lambda it: it.update(status={}), id="status"),
     ],
 )
@@ -237,6 +243,22 @@ def test_what_others_write_is_no_edit(change: Any) -> None:
 def test_deletion(metadata: Json, is_deleting: bool) -> None:
     assert observe_work(work(**metadata)).is_deleting is is_deleting
     assert observe_work(work(**metadata), is_gone=True).is_gone
+
+
+@pytest.mark.parametrize(
+    ("labels", "owner", "module"),
+    [
+        pytest.param({}, OWNER, "m", id="label-taken-off"),
+        pytest.param({MODULE_LABEL: "other"}, OWNER, "m", id="label-changed"),
+        pytest.param({}, {**OWNER, "kind": "Team"}, None, id="another-kind-of-owner"),
+        pytest.param({}, {**OWNER, "name": "other"}, None, id="owned-by-a-module-of-another-name"),
+        pytest.param({MODULE_LABEL: "other"}, {**OWNER, "name": "other"}, "other", id="stray"),
+    ],
+)
+def test_a_work_belongs_to_the_module_that_owns_it_whatever_became_of_its_label(
+    labels: Json, owner: Json, module: str | None
+) -> None:
+    assert observe_work(work(labels=labels, ownerReferences=[owner])).module == module
 
 
 def test_a_work_without_labels_and_annotations_is_nobodys() -> None:
