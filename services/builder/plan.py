@@ -61,18 +61,21 @@ def plan(request: ArtifactRequest, *, target: Found | None, other: Found | None)
         other: the staging image where the artifact is built and signed, the unsigned image where it is only signed.
 
     An image that bears no recipe of ours is somebody else's: it is adopted as it is. One of ours that was made from
-    another recipe is replaced.
+    another recipe is replaced. Where both are there, the unsigned image is taken: signing what was signed before
+    would put one more layer on it with each new key.
     """
     reference = ImageReference.parse(request.target)
     if request.build is not None:
-        if target is not None and target.recipe in {None, request.recipe}:
+        if target is not None and target.recipe is None:
             return Adopt(image=reference.pinned(target.digest))
         staging = staging_tag(request)
         if staging is not None and other is not None and other.recipe == request.recipe:
             return Adopt(image=reference.pinned(other.digest))
+        if target is not None and target.recipe == request.recipe:
+            return Adopt(image=reference.pinned(target.digest))
         return Build(destination=staging or request.target)
     if request.sign is not None and request.sign.source is not None:
-        if target is not None and (other is None or target.source_digest in {None, other.digest}):
+        if target is not None and (other is None or target.source_digest is None):
             return Adopt(image=reference.pinned(target.digest))
         if other is None:
             return Missing(image=request.sign.source)

@@ -80,7 +80,18 @@ OURS = BUILT.recipe
             BUILT_AND_SIGNED, None, found(2, recipe="old"), Build(destination=STAGING), id="both-staged-old"
         ),
         pytest.param(
-            BUILT_AND_SIGNED, found(1, recipe=OURS), found(2, recipe=OURS), pinned(1), id="both-final-there"
+            BUILT_AND_SIGNED,
+            found(1, recipe=OURS),
+            found(2, recipe=OURS),
+            pinned(2),
+            id="both-final-there-is-signed-from-the-build-again",
+        ),
+        pytest.param(
+            BUILT_AND_SIGNED,
+            found(1, recipe=OURS),
+            None,
+            pinned(1),
+            id="both-final-there-though-the-build-was-cleaned-up",
         ),
         pytest.param(BUILT_AND_SIGNED, found(1), None, pinned(1), id="both-adopts-somebody-elses"),
         pytest.param(
@@ -97,7 +108,13 @@ OURS = BUILT.recipe
         pytest.param(SIGNED, None, None, Missing(image=SOURCE), id="sign-source-missing"),
         pytest.param(SIGNED, None, found(2), pinned(2, "r.example/unsigned"), id="sign-takes-the-source"),
         pytest.param(SIGNED, found(1), found(2), pinned(1), id="sign-adopts-somebody-elses"),
-        pytest.param(SIGNED, found(1, source=digest(2)), found(2), pinned(1), id="sign-there"),
+        pytest.param(
+            SIGNED,
+            found(1, source=digest(2)),
+            found(2),
+            pinned(2, "r.example/unsigned"),
+            id="sign-there-is-signed-from-the-source-again",
+        ),
         pytest.param(
             SIGNED,
             found(1, source=digest(9)),
