@@ -149,7 +149,8 @@ def _phase(place: Place, outcomes: Mapping[KernelVersion, KernelOutcome]) -> tup
             if pending is None:
                 return Phase.BUILDING, "BuildPending", "its images are on their way"
             phase = Phase.BUILDING if pending.reason in UNDER_WAY else Phase.FAILED
-            kept = "; the posted work stays until then" if why is Why.HELD_BACK else ""
+            is_posted = place.work is not None and not place.work.is_gone
+            kept = "; the posted work stays until then" if is_posted else ""
             return phase, pending.reason, f"{pending.message}{kept}"
         case _:
             return Phase.FAILED, why.value, _REFUSED_WORDS[why]
