@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from shared.domain.errors import PermanentError
 from shared.store import artifacts
-from shared.store.database import connect
+from shared.store.database import connect, explained_failures
 from shared.store.tables import module_kernels
 
 
@@ -26,8 +26,10 @@ def retry(module: str, *, database_url: str) -> list[str]:
 
     Raises:
         NothingFailed: the module has none.
+        DatabaseUnavailable: Postgres does not answer, or lacks the schema.
     """
-    return asyncio.run(_retry(module, database_url))
+    with explained_failures(database_url):
+        return asyncio.run(_retry(module, database_url))
 
 
 async def _retry(module: str, database_url: str) -> list[str]:

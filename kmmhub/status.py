@@ -22,7 +22,7 @@ from services.dispatcher.stored import StoredModule
 from services.dispatcher.survey import survey_module
 from shared.domain.errors import PermanentError
 from shared.runtime.clock import now
-from shared.store.database import connect
+from shared.store.database import connect, explained_failures
 
 
 class NoSuchModule(PermanentError):
@@ -45,8 +45,10 @@ def show_status(module: str | None, *, database_url: str, namespace: str, as_jso
 
     Raises:
         NoSuchModule: there is no module of that name.
+        DatabaseUnavailable: Postgres does not answer, or lacks the schema.
     """
-    found = asyncio.run(_read(database_url, namespace, module))
+    with explained_failures(database_url):
+        found = asyncio.run(_read(database_url, namespace, module))
     if as_json:
         print(json.dumps({"modules": found}, indent=2))
     else:

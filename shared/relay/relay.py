@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 import structlog
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from shared.bus.jetstream import Bus, BusUnavailable
 from shared.store import outbox
@@ -53,9 +53,9 @@ class Relay:
                 with contextlib.suppress(BusUnavailable):
                     await self._bus.ensure_topology()
                 self._wake.clear()
-            except (SQLAlchemyError, DBAPIError, OSError) as error:
+            except (SQLAlchemyError, OSError) as error:
                 self.is_draining = False
-                log.warning("relay.failed", error=str(error))
+                log.warning("relay.failed", error=f"Postgres cannot be used: {error}; is DATABASE_URL right?")
                 self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)

@@ -64,5 +64,5 @@ def read_settings(kind: type[SettingsT]) -> SettingsT:
             for problem in error.errors()
         )
         raise InvalidSettings(
-            f'the environment is incomplete: {problems}. For the local hub: eval "$(kmmhub dev env)"'
+            f'the environment cannot be used: {problems}. For the local hub: eval "$(kmmhub dev env)"'
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -9,7 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy import RowMapping
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.domain.errors import PermanentError, TransientError
 
 Connection: TypeAlias = AsyncConnection
 Engine: TypeAlias = AsyncEngine
@@ -23,6 +27,18 @@ CHUNK = 1000
 """Rows of one INSERT."""
 
 
+class DatabaseAddressInvalid(PermanentError):
+    """An address of Postgres that cannot be read."""
+
+    reason = "DatabaseAddressInvalid"
+
+
+class DatabaseUnavailable(TransientError):
+    """Postgres does not answer, refuses, or lacks our schema."""
+
+    reason = "DatabaseUnavailable"
+
+
 def connect(database_url: str, *, application: str, pool_size: int = 5) -> AsyncEngine:
     """Make the pool of connections that one service uses.
 
@@ -34,6 +50,9 @@ def connect(database_url: str, *, application: str, pool_size: int = 5) -> Async
     Returns:
         An engine; nothing is connected until it is used. A connection that the server closed is replaced
         before use, so that a restart of Postgres costs one retry.
+
+    Raises:
+        DatabaseAddressInvalid: the address cannot be read.
     """
     return create_async_engine(
         async_url(database_url),
@@ -66,5 +85,33 @@ def chunks(rows: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
 
 
 def async_url(database_url: str) -> str:
-    """Name the asyncpg driver in a plain `postgresql://` address, whatever driver it named before."""
-    return make_url(database_url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    """Name the asyncpg driver in a plain `postgresql://` address, whatever driver it named before.
+
+    Raises:
+        DatabaseAddressInvalid: the address cannot be read. The message does not repeat it: it may hold a password.
+    """
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise DatabaseAddressInvalid(
+            "DATABASE_URL cannot be read; write it like postgresql://user:password@host:port/database"
+        ) from None
+    return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def explained_failures(database_url: str) -> Iterator[None]:
+    """Name the server and what to do where Postgres fails: for commands that people type, which do not wait.
+
+    Raises:
+        DatabaseUnavailable: instead of the driver's errors.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        url = make_url(database_url)
+        raise DatabaseUnavailable(
+            f"Postgres at {url.host}:{url.port or 5432}, database {url.database!r}: "
+            f"{getattr(error, 'orig', None) or error}; does it run, is DATABASE_URL right, "
+            "has `kmmhub migrate` been run?"
+        ) from error

@@ -7,6 +7,8 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
+from shared.store.database import explained_failures
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -24,8 +26,12 @@ def upgrade(database_url: str, revision: str = "head") -> None:
     Args:
         database_url: `postgresql://user:password@host:port/database`.
         revision: where to stop; the newest by default.
+
+    Raises:
+        DatabaseUnavailable: Postgres does not answer, or refuses.
     """
-    command.upgrade(alembic_config(database_url), revision)
+    with explained_failures(database_url):
+        command.upgrade(alembic_config(database_url), revision)
 
 
 def downgrade(database_url: str, revision: str) -> None:
