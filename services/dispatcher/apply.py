@@ -127,21 +127,27 @@ async def _write_finalizers(kube: KubeClient, module: StoredModule, finalizers: 
 
 async def write_status(
     kube: KubeClient, module: StoredModule, status: Mapping[str, Any], *, now: str
-) -> None:
-    """Write a module's status and tell what changed, unless it is stored like this already or the module is gone."""
+) -> StoredModule | None:
+    """Write a module's status and tell what changed, unless it is stored like this already or the module is gone.
+
+    Returns:
+        The module as the API server answered, None if nothing was written.
+    """
     if all(module.status.get(key) == value for key, value in status.items()):
-        return
+        return None
     try:
-        await kube.merge_patch(
+        answer = await kube.merge_patch(
             MODULES,
             module.name,
             {"metadata": {"uid": module.uid}, "status": dict(status)},
             subresource="status",
         )
     except (NotFound, Conflict):  # deleted, or deleted and made again: the next look sees it
-        return
+        return None
     for event in events_between(module.status, status):
         await _tell(kube, event_body(module, event, now=now))
+    version = int(answer["metadata"]["resourceVersion"])
+    return replace(module, status=answer["status"], resource_version=version)
 
 
 async def _tell(kube: KubeClient, body: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from services.dispatcher.permissions import PERMISSIONS_WORK, Grant, decide_perm
 from services.dispatcher.picture import Picture, take_picture
 from services.dispatcher.scope import Pair, Scope, scope_of
 from services.dispatcher.status import module_status
+from services.dispatcher.stored import StoredModule
 from services.dispatcher.survey import survey_module
 from services.dispatcher.want import want_artifacts
 from shared.domain.errors import HubError, TransientError
@@ -55,6 +56,7 @@ class Reconciler:
         self._catalog = Catalog()
         self._grant = grant
         self._refusals: dict[Pair, tuple[str, str]] = {}
+        self._reported: dict[str, StoredModule] = {}
 
     async def reconcile(self, changes: Collection[Changed]) -> Outcome:
         """Bring everything that the announcements concern to what it should be.
@@ -98,18 +100,27 @@ class Reconciler:
                 continue
             survey = survey_module(picture, read, self._refusals)
             time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
+            stored = self._as_reported(read.stored)
             try:
-                status = module_status(survey, previous=read.stored.status, now=time)
-                await apply.write_status(self._kube, read.stored, status, now=time)
+                status = module_status(survey, previous=stored.status, now=time)
+                written = await apply.write_status(self._kube, stored, status, now=time)
+                self._reported[name] = written or stored
             except HubError as error:
                 log.warning("status.not_written", module=name, error=str(error))
                 if isinstance(error, TransientError):
                     failed.add(name)
         return failed
 
+    def _as_reported(self, stored: StoredModule) -> StoredModule:
+        """The module with the status that we wrote last: the watch may be behind, and nothing is told twice."""
+        last = self._reported.get(stored.name)
+        is_newer = last is not None and last.resource_version > stored.resource_version
+        return last if last is not None and is_newer and last.uid == stored.uid else stored
+
     async def _read_modules(self, connection: Connection) -> dict[str, ReadModule]:
         stored = await gather.read_modules(connection)
         self._catalog.forget_all_but(stored)
+        self._reported = {name: self._reported[name] for name in stored.keys() & self._reported.keys()}
         return {name: self._catalog.read(module) for name, module in stored.items()}
 
     async def _apply(self, picture: Picture) -> set[Pair]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -15,7 +16,10 @@ from running_services import ROOT, eventually
 from services_fixtures import fleet
 
 from localhub.hub import HubAddresses
+from shared.events.messages import Changed, Kind
 from shared.kube.client import EVENTS
+from shared.store.database import connect
+from shared.store.outbox import announce
 
 __all__ = ["fleet"]  # a fixture
 
@@ -37,10 +41,15 @@ async def events_of(fleet: Fleet, name: str) -> dict[str, tuple[str, int, str]]:
     return found
 
 
+def database_of(hub: HubAddresses, name: str) -> str:
+    """The address of one of the hub's databases."""
+    return urlunsplit(urlsplit(hub.database_url)._replace(path=f"/{name}"))
+
+
 async def kmmhub_status(fleet: Fleet, hub: HubAddresses, name: str) -> Json:
     """What `kmmhub status NAME -o json` prints."""
     database = await fleet.database.fetchval("SELECT current_database()")
-    url = urlunsplit(urlsplit(hub.database_url)._replace(path=f"/{database}"))
+    url = database_of(hub, database)
     environment = os.environ | {"OPERATOR_NAMESPACE": fleet.namespace}
     command = [sys.executable, "-m", "kmmhub.main", "status", name, "-o", "json", "--database-url", url]
     done = await asyncio.to_thread(
@@ -105,6 +114,35 @@ async def test_events_are_told_once_counted_when_repeated_and_silent_in_between(
     await fleet.label(f"{name}-0", name)
     await asyncio.sleep(2)
     assert await events_of(fleet, name) == before
+
+
+async def test_nothing_is_written_or_told_twice_while_the_watcher_is_behind(
+    fleet: Fleet, hub: HubAddresses
+) -> None:
+    name = fleet.new_name()
+    await fleet.add_cluster(f"{name}-c", label=name, kernels=[KERNEL])
+    await fleet.add_module(name)
+    await fleet.shows(name, "Degraded", "True", "ImageMissing")
+    await asyncio.sleep(1)
+    engine = connect(
+        database_of(hub, await fleet.database.fetchval("SELECT current_database()")), application="test"
+    )
+    os.kill(fleet.services["watcher"].pid, signal.SIGSTOP)
+    try:
+        await fleet.push(name, KERNEL)
+        await fleet.ready(name)
+        await asyncio.sleep(1.5)
+        before, told = await fleet.module(name), await events_of(fleet, name)
+        for _ in range(2):
+            async with engine.begin() as connection:
+                await announce(connection, [Changed(kind=Kind.MODULE, name=name)])
+            await asyncio.sleep(1.5)
+        assert await fleet.module(name) == before
+        assert await events_of(fleet, name) == told
+        assert {count for _, count, _ in told.values()} == {1}
+    finally:
+        os.kill(fleet.services["watcher"].pid, signal.SIGCONT)
+        await engine.dispose()
 
 
 async def test_attention_is_bounded_and_the_command_tells_the_whole(fleet: Fleet, hub: HubAddresses) -> None:

@@ -112,6 +112,11 @@ def test_the_order_of_namespaces_changes_nothing() -> None:
         pytest.param(decided(stored("kmm"), cluster=GOING), Why.BEING_DELETED, id="ocm-removes-them-last"),
         pytest.param(decided(stored("kmm", annotations={})), Why.FOREIGN, id="somebody-elses"),
         pytest.param(
+            decided(stored("kmm", annotations={}), posted_hash="as we wrote it"),
+            Patch,
+            id="ours-without-mark",
+        ),
+        pytest.param(
             decided(stored("other", deletionTimestamp="2026-01-01T00:00:00Z")),
             Why.BEING_DELETED,
             id="being-deleted",
