@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from services.dispatcher.survey import survey_module
 from shared.domain.errors import PermanentError
 from shared.runtime.clock import now
 from shared.store.database import connect, explained_failures
+
+PIPE_WIDTH = 4096
+"""Columns where the output is no terminal: more than the longest message takes."""
 
 
 class NoSuchModule(PermanentError):
@@ -53,7 +57,7 @@ def show_status(module: str | None, *, database_url: str, namespace: str, as_jso
         print(json.dumps({"modules": found}, indent=2))
     else:
         for one in found:
-            _show(Console(), one)
+            _show(_console(), one)
     return 0 if all(one["ready"] for one in found) else 1
 
 
@@ -138,13 +142,27 @@ def _kernel(
     }
 
 
+def _console() -> Console:
+    """A pipe has no width: its lines are not folded, so that they can be searched."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
 def _show(console: Console, module: Mapping[str, Any]) -> None:
     console.print(
         f"[bold]{module['name']}[/bold]  {'Ready' if module['ready'] else 'not Ready'}", highlight=False
     )
-    _table(console, module["conditions"], ("type", "status", "reason", "message"))
+    _table(console, _shortened(module["conditions"]), ("type", "status", "reason", "message"))
     _table(console, module["kernels"], ("kernel", "clusters", "reason", "shipped", "message"))
-    _table(console, module["clusters"], ("cluster", "phase", "reason", "message"))
+    _table(console, _shortened(module["clusters"]), ("cluster", "phase", "reason", "message"))
+
+
+def _shortened(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the first line of their messages: the end of a build's log stands once, at its kernel."""
+    return [
+        {**row, "message": first + (" …" if rest else "")}
+        for row in rows
+        for first, _, rest in [row["message"].partition("\n")]
+    ]
 
 
 def _table(console: Console, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

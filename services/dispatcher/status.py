@@ -188,8 +188,13 @@ def _degraded(survey: Survey, attention: Sequence[Attention]) -> State:
     alike = [one for one in failures if one.reason == reason]
     clusters = sorted({one.cluster for one in alike})
     kernels = sorted({one.kernel for one in alike if one.kernel})
-    where = f"{_named(clusters)}" + (f", {_named(kernels)}" if kernels else "")
-    return ("True", reason, f"{len(clusters)} of {len(survey.places)} clusters; {where}: {alike[0].message}")
+    where = _named(clusters) + (f" (kernel {_named(kernels)})" if kernels else "")
+    troubled = len({one.cluster for one in failures})
+    return (
+        "True",
+        reason,
+        f"{troubled} of {len(survey.places)} clusters are in trouble; {where}: {alike[0].message}",
+    )
 
 
 def _most_frequent(reasons: Iterable[str]) -> str:

@@ -103,6 +103,8 @@ def test_status_for_people(filled: str) -> None:
     assert told.returncode == 1
     for word in ("m ", "c1", "silent", "ClaimMissing", KERNEL):
         assert word in told.stdout
+    (silent,) = (line for line in told.stdout.splitlines() if line.startswith("silent"))
+    assert "KMM_MANAGED=1" in silent, "a pipe's lines are not folded"
 
 
 def test_a_module_that_is_not_there(filled: str) -> None:

@@ -238,6 +238,18 @@ def test_the_most_frequent_failure_is_named() -> None:
     assert "4 of 4" in conditions["ArtifactsReady"]["message"]
 
 
+def test_clusters_in_trouble_for_other_reasons_are_counted_too() -> None:
+    conditions = conditions_of(
+        survey(
+            place(Leave(why=Why.FOREIGN), cluster="c1"),
+            place(Leave(why=Why.NO_MATCH), A, cluster="c2"),
+            place(cluster="c3"),
+            outcomes={A: NO_MATCH},
+        )
+    )
+    assert conditions["Degraded"]["message"].startswith(f"2 of 3 clusters are in trouble; c2 (kernel {A}): ")
+
+
 def test_a_message_names_a_few_and_counts_all() -> None:
     places = [place(Leave(why=Why.FOREIGN), cluster=f"c{number:04}") for number in range(3500)]
     message = conditions_of(survey(*places))["Dispatched"]["message"]
