@@ -59,8 +59,8 @@ def main() -> int:
 async def build(settings: BuilderSettings, process: Process) -> None:
     """Work on build requests until the process is stopped."""
     async with (
-        open_backbone(settings, process, service="builder") as backbone,
         await KubeClient.connect() as kube,
+        open_backbone(settings, process, service="builder") as backbone,
         RegistryClient() as registry,
     ):
         if backbone is None:

@@ -150,8 +150,8 @@ def main() -> int:
 async def dispatch(settings: DispatcherSettings, process: Process) -> None:
     """Dispatch until the process is stopped."""
     async with (
-        open_backbone(settings, process, service="dispatcher") as backbone,
         await KubeClient.connect() as kube,
+        open_backbone(settings, process, service="dispatcher") as backbone,
     ):
         if backbone is None:
             return

@@ -42,8 +42,8 @@ def main() -> int:
 async def sign(settings: SignerSettings, process: Process) -> None:
     """Work on sign requests until the process is stopped."""
     async with (
-        open_backbone(settings, process, service="signer") as backbone,
         await KubeClient.connect() as kube,
+        open_backbone(settings, process, service="signer") as backbone,
         RegistryClient() as registry,
     ):
         if backbone is None:

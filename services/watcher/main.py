@@ -39,12 +39,13 @@ def main() -> int:
 async def watch(settings: WatcherSettings, process: Process) -> None:
     """Reflect all resources until the process is stopped."""
     async with (
-        open_backbone(settings, process, service="watcher") as backbone,
         await KubeClient.connect() as kube,
+        open_backbone(settings, process, service="watcher") as backbone,
     ):
         if backbone is None:
             return
         namespace = settings.operator_namespace
+        listed: set[str] = set()
 
         async def follow(
             resource: client.Resource, kind: type[Any], recorder: Recorder[Any], *, within: str | None = None
@@ -55,32 +56,35 @@ async def watch(settings: WatcherSettings, process: Process) -> None:
                 resource=resource.plural,
                 engine=backbone.engine,
                 relay=backbone.relay,
+                listed=listed,
                 stop=process.stop,
             )
 
+        sources: list[tuple[client.Resource, type[Any], Recorder[Any], str | None]] = [
+            (
+                client.CONFIG_MAPS,
+                kinds.ConfigMap,
+                facts_recorder(record.CONFIG_MAPS, facts.config_map_row),
+                namespace,
+            ),
+            (client.SECRETS, kinds.Secret, facts_recorder(record.SECRETS, facts.secret_row), namespace),
+            (
+                client.MANAGED_CLUSTERS,
+                kinds.ManagedCluster,
+                facts_recorder(record.CLUSTERS, facts.cluster_row),
+                None,
+            ),
+            (
+                client.MODULES,
+                kinds.ManagedClusterModule,
+                facts_recorder(record.MODULES, facts.module_row),
+                None,
+            ),
+            (client.MANIFEST_WORKS, kinds.ManifestWork, works_recorder(), None),
+        ]
+        process.checks["hub"] = lambda: len(listed) == len(sources)
         async with asyncio.TaskGroup() as group:
-            for resource, kind, recorder, within in (
-                (
-                    client.CONFIG_MAPS,
-                    kinds.ConfigMap,
-                    facts_recorder(record.CONFIG_MAPS, facts.config_map_row),
-                    namespace,
-                ),
-                (client.SECRETS, kinds.Secret, facts_recorder(record.SECRETS, facts.secret_row), namespace),
-                (
-                    client.MANAGED_CLUSTERS,
-                    kinds.ManagedCluster,
-                    facts_recorder(record.CLUSTERS, facts.cluster_row),
-                    None,
-                ),
-                (
-                    client.MODULES,
-                    kinds.ManagedClusterModule,
-                    facts_recorder(record.MODULES, facts.module_row),
-                    None,
-                ),
-                (client.MANIFEST_WORKS, kinds.ManifestWork, works_recorder(), None),
-            ):
+            for resource, kind, recorder, within in sources:
                 group.create_task(follow(resource, kind, recorder, within=within))
 
 

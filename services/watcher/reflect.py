@@ -43,9 +43,10 @@ async def reflect(
     resource: str,
     engine: Engine,
     relay: Relay,
+    listed: set[str],
     stop: asyncio.Event,
 ) -> None:
-    """Record everything that the reflector yields, until `stop` is set.
+    """Record everything that the reflector yields, until `stop` is set; `listed` gets the resource once it is listed.
 
     A batch that cannot be stored is tried again: nothing that was read is lost while Postgres is away. Whatever the
     reflector does not expect is raised: a watcher that no longer watches must not go on.
@@ -64,6 +65,7 @@ async def reflect(
                 relay.wake()
                 if isinstance(batch[-1], Listed):
                     SYNCED.labels(resource).set(1)
+                    listed.add(resource)
                     log.info("watch.listed", resource=resource, objects=len(batch[-1].keys))
     finally:
         filling.cancel()
