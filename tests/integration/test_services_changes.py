@@ -106,9 +106,10 @@ async def test_the_trigger_builds_again_and_shows_the_posted_work_until_then(fle
     third = await it.ships_another(second)
 
     await fleet.ready(it.name)
-    query = "SELECT build_seconds, source_is_adopted FROM artifacts WHERE target = $1"
+    query = "SELECT fence, source_is_adopted FROM artifacts WHERE target = $1"
     rows = await fleet.database.fetch(query, fleet.image(it.name, KERNEL))
     assert [row["source_is_adopted"] for row in rows] == [False, False]
+    assert sorted(row["fence"] for row in rows) == [1, 2], "without trigger it was built twice"
     assert third["metadata"]["uid"] == first["metadata"]["uid"]
 
 

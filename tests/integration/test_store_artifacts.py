@@ -283,3 +283,30 @@ async def test_two_sweepers_announce_each_artifact_once(engine: Engine) -> None:
         rows = await outbox.lock_rows(connection, limit=1000)
     assert sum(counts) == len(rows) == 200
     assert set(Counter(row.message_id for row in rows).values()) == {1}
+
+
+@pytest.mark.parametrize("is_well", [True, False], ids=["ready", "failed"])
+async def test_an_artifact_that_has_ended_is_checked_again_from_the_start(
+    engine: Engine, is_well: bool
+) -> None:
+    key = await wanted(engine)
+    lease = await held(engine, key)
+    async with engine.begin() as connection:
+        assert await artifacts.check_again(connection, [key]) == [], "it is being built"
+        if is_well:
+            await artifacts.finish_build(
+                connection, lease, source=SOURCE, is_adopted=True, seconds=1, log_tail=None
+            )
+        else:
+            failure = Failure(reason="BuildFailed", message="no", retry_seconds=None)
+            await artifacts.fail(connection, lease, failure)
+        await announced(connection)
+
+    async with engine.begin() as connection:
+        assert await artifacts.check_again(connection, [key]) == [key]
+        assert sorted(await announced(connection)) == ["artifact", "build 1" if not is_well else "build 2"]
+
+    artifact = await read(engine, key)
+    assert (artifact.state, artifact.digest, artifact.reason, artifact.attempts) == ("wanted", None, None, 0)
+    again = await held(engine, key)
+    assert again.fence > lease.fence
