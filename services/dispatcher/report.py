@@ -104,6 +104,12 @@ _REFUSED_WORDS = {
 }
 
 
+_NO_KERNEL_NAMED = (
+    "its kernels are not known: its claim kernel-versions.kmm.node.kubernetes.io names none; what was posted stays. "
+    "Does KMM run there on any node?"
+)
+
+
 def report_cluster(place: Place, outcomes: Mapping[KernelVersion, KernelOutcome]) -> ClusterReport:
     """Report one cluster.
 
@@ -143,7 +149,7 @@ def _phase(place: Place, outcomes: Mapping[KernelVersion, KernelOutcome]) -> tup
         case Why.BEING_DELETED | Why.NOT_SELECTED:
             return Phase.DELETING, why.value, "its work or the cluster itself is being deleted"
         case Why.NO_KERNELS:
-            return Phase.WAITING, why.value, _REFUSED_WORDS[why]
+            return Phase.WAITING, why.value, _NO_KERNEL_NAMED if place.has_claim else _REFUSED_WORDS[why]
         case Why.NOTHING_READY | Why.HELD_BACK | Why.NO_MATCH:
             pending = worst_of(_pending(outcomes, place.kernels).values())
             if pending is None:

@@ -205,6 +205,12 @@ def test_a_cluster_that_was_never_seen_has_nothing_to_keep() -> None:
     assert is_news(CLUSTERS, row, None)
 
 
+def test_another_cluster_of_its_name_starts_without_its_kernels() -> None:
+    row = a_cluster(uid="another")
+    assert row["uid"] != KNOWN["uid"]
+    assert keep_last_known(CLUSTERS, row, KNOWN) == row
+
+
 def test_only_clusters_have_claims() -> None:
     row = config_map_row(ConfigMap(metadata=metadata()))
     assert keep_last_known(CONFIG_MAPS, row, {**row, "dockerfile": "FROM a"}) == row
