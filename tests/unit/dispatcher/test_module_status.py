@@ -209,7 +209,11 @@ def test_conditions(
     ("given", "kind", "words"),
     [
         (survey(place(Leave(why=Why.NO_KERNELS), has_claim=False)), "Dispatched", ["c1", "KMM_MANAGED=1"]),
-        (survey(place(Leave(why=Why.NO_KERNELS))), "Dispatched", ["c1", "names none", "what was posted stays"]),
+        (
+            survey(place(Leave(why=Why.NO_KERNELS))),
+            "Dispatched",
+            ["c1", "names none", "what was posted stays"],
+        ),
         (survey(place(Leave(why=Why.FOREIGN))), "Degraded", ["c1", "rename"]),
         (survey(FAILING, outcomes={A: FAILED, B: BUILDING}), "Degraded", ["c1", A, "the compiler said no"]),
         (survey(outcomes={A: FAILED, B: BUILDING}), "ArtifactsReady", ["2 of 2", A]),
