@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from shared.runtime.pause import pause
+
 SERVICES = ("watcher", "dispatcher", "builder", "signer")
 RESTART_SECONDS = 1.0
 SHUTDOWN_SECONDS = 30.0
@@ -57,8 +59,7 @@ async def _keep_running(name: str, stop: asyncio.Event) -> None:
             return
         stopping.cancel()
         typer.echo(f"{name}: ended with status {process.returncode}; it is started again", err=True)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), RESTART_SECONDS)
+        await pause(stop, RESTART_SECONDS)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from services.admission.app import PATH, make_app
 from services.admission.certificate import Certificate, NoCertificate
 from shared.domain.errors import TransientError
 from shared.runtime.health import HealthServer
+from shared.runtime.pause import pause
 from shared.runtime.process import Process, run
 from shared.runtime.settings import ProcessSettings, read_settings
 
@@ -70,8 +70,7 @@ async def admit(settings: AdmissionSettings, process: Process) -> None:
     try:
         while not process.stop.is_set() and not serving.done():
             _refresh(certificate)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.stop.wait(), REFRESH_SECONDS)
+            await pause(process.stop, REFRESH_SECONDS)
         if serving.done() and not process.stop.is_set():
             raise TransientError("The webhook's server ended by itself; it is to be started again.")
     finally:

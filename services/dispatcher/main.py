@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Collection, Iterable
@@ -20,6 +19,7 @@ from shared.domain.backoff import retry_delay
 from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
 from shared.kube.client import KubeClient
 from shared.relay.backbone import Backbone, open_backbone
+from shared.runtime.pause import pause
 from shared.runtime.process import Process, run
 from shared.runtime.settings import ServiceSettings, read_settings
 from shared.store import artifacts
@@ -75,7 +75,7 @@ class Dispatcher:
         """Compare everything now and then: the second way for whatever an announcement missed."""
         while not stop.is_set():
             await self._pass({Changed(kind=Kind.EVERYTHING, name="resync")})
-            await _wait(stop, every)
+            await pause(stop, every)
 
     async def retry(self, stop: asyncio.Event) -> None:
         """Look again at whatever the API server did not take."""
@@ -85,7 +85,7 @@ class Dispatcher:
                 del self._again[change]
             if due and isinstance(await self._pass(due), Retry):
                 self._again |= dict.fromkeys(due, time.monotonic() + RETRY_SECONDS)
-            await _wait(stop, RETRY_SECONDS / 2)
+            await pause(stop, RETRY_SECONDS / 2)
 
     async def report(self, stop: asyncio.Event) -> None:
         """Write the status of modules that were touched."""
@@ -99,7 +99,7 @@ class Dispatcher:
                 except (SQLAlchemyError, OSError) as error:
                     log.warning("status.failed", error=str(error))
                     self._to_report |= names
-            await _wait(stop, REPORT_SECONDS)
+            await pause(stop, REPORT_SECONDS)
 
     async def sweep(self, stop: asyncio.Event) -> None:
         """Announce artifacts that should have moved by now."""
@@ -112,7 +112,7 @@ class Dispatcher:
                     self._backbone.relay.wake()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep.failed", error=str(error))
-            await _wait(stop, SWEEP_SECONDS)
+            await pause(stop, SWEEP_SECONDS)
 
     async def _pass(self, changes: Collection[Changed]) -> Verdict:
         try:
@@ -171,8 +171,3 @@ async def dispatch(settings: DispatcherSettings, process: Process) -> None:
             group.create_task(
                 backbone.bus.consume_batches(CHANGES, dispatcher.handle, batch=BATCH, stop=stop)
             )
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

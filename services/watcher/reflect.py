@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared.kube.reflector import HasMetadata, Listed, Reflector, Removed, Seen, object_key
 from shared.relay.relay import Relay
+from shared.runtime.pause import pause
 from shared.store.database import Connection, Engine
 
 log = structlog.get_logger()
@@ -77,7 +78,8 @@ async def _next_batch(queue: asyncio.Queue[Any], stop: asyncio.Event) -> list[An
     """Everything that waits, but no more than a batch; a `Listed` ends one."""
     batch: list[Any] = []
     with contextlib.suppress(TimeoutError):
-        batch.append(await asyncio.wait_for(queue.get(), 0.5))
+        async with asyncio.timeout(0.5):  # not wait_for: see shared.runtime.pause
+            batch.append(await queue.get())
     while batch and not isinstance(batch[-1], Listed) and len(batch) < MAX_BATCH and not stop.is_set():
         try:
             batch.append(queue.get_nowait())
@@ -108,8 +110,7 @@ async def _record(
                     await recorder.listed(connection, batch[-1])
         except (SQLAlchemyError, OSError) as error:
             log.warning("watch.not_recorded", resource=resource, error=str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+            await pause(stop, RETRY_SECONDS)
         else:
             return True
     return False

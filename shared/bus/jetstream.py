@@ -17,6 +17,7 @@ from nats.js import errors as js_errors
 
 from shared.bus.topology import QUEUES, Queue
 from shared.domain.errors import TransientError
+from shared.runtime.pause import pause
 
 log = structlog.get_logger()
 
@@ -142,8 +143,7 @@ class Bus:
                     if subscription is not None:
                         await subscription.unsubscribe()
                 subscription = None
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), 1.0)
+                await pause(stop, 1.0)
             yield messages
 
     async def _handle(self, message: Msg, handler: Handler, queue: Queue) -> None:

@@ -8,7 +8,6 @@ concerns: one request, list-and-resume, retry for ever.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import structlog
 from shared.domain.errors import HubError
 from shared.kube.client import KubeClient, Resource
 from shared.kube.errors import ApiUnavailable, Gone
+from shared.runtime.pause import pause
 
 log = structlog.get_logger()
 
@@ -128,11 +128,10 @@ class Reflector(Generic[T]):
                 continue
             except HubError as error:
                 log.warning("watch.failed", resource=self._resource.plural, error=str(error))
-                pause = (
+                delay = (
                     error.retry_after if isinstance(error, ApiUnavailable) and error.retry_after else backoff
                 )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+                await pause(stop, delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     async def _list_and_watch(self, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T] | Listed]:

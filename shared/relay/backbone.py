@@ -12,6 +12,7 @@ import structlog
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable
 from shared.relay.relay import Relay
+from shared.runtime.pause import pause
 from shared.runtime.process import Process
 from shared.runtime.settings import ServiceSettings
 from shared.store.database import Engine, connect
@@ -71,8 +72,7 @@ async def _connect_bus(url: str, service: str, stop: asyncio.Event) -> Bus | Non
             if bus is not None:
                 await bus.close()
             log.warning("bus.unavailable", error=str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+            await pause(stop, RETRY_SECONDS)
         else:
             return bus
     return None

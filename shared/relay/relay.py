@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.bus.jetstream import Bus, BusUnavailable
+from shared.runtime.pause import pause
 from shared.store import outbox
 from shared.store.database import Engine
 
@@ -57,8 +58,7 @@ class Relay:
                 self.is_draining = False
                 log.warning("relay.failed", error=f"Postgres cannot be used: {error}; is DATABASE_URL right?")
                 self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)
+            await pause(self._wake, IDLE_SECONDS)
 
     async def _drain_once(self) -> int:
         async with self._engine.begin() as connection:

@@ -8,7 +8,6 @@ built-in kinds, ordering by kind (what fails for want of another manifest is tri
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import random
 import time
@@ -24,6 +23,7 @@ from shared.kube.client import MANIFEST_WORKS
 from shared.kube.errors import NotFound
 from shared.kube.reflector import Listed, Metadata, Reflector
 from shared.runtime.clock import now
+from shared.runtime.pause import pause
 from spoke import applied_work
 from spoke.client import APPLIED_WORKS, ApiClient
 from spoke.conditions import (
@@ -115,12 +115,11 @@ class Agent:
             self._woken.clear()
             for name in [name for name, at in self._due.items() if at <= time.monotonic()]:
                 del self._due[name]
-                pause = await self._guarded(name)
-                if pause is not None:
-                    self._due.setdefault(name, time.monotonic() + pause)
+                delay = await self._guarded(name)
+                if delay is not None:
+                    self._due.setdefault(name, time.monotonic() + delay)
             soonest = min(self._due.values(), default=time.monotonic() + 60)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), max(0.01, soonest - time.monotonic()))
+            await pause(self._woken, max(0.01, soonest - time.monotonic()))
 
     async def _guarded(self, name: str) -> float | None:
         try:
