@@ -23,6 +23,9 @@ Values: TypeAlias = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_SECONDS = 30
+IDLE_IN_TRANSACTION_SECONDS = 10
+"""A process that is frozen inside of a transaction holds its row locks no longer than this. More than a relay needs
+to publish what it has locked."""
 CHUNK = 1000
 """Rows of one INSERT."""
 
@@ -65,7 +68,7 @@ def connect(database_url: str, *, application: str, pool_size: int = 5) -> Async
             "server_settings": {
                 "application_name": application,
                 "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                "idle_in_transaction_session_timeout": "60s",
+                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
             },
         },
     )
