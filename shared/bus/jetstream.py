@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import nats.errors
@@ -15,22 +16,31 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
-from shared.bus.topology import QUEUES, Queue
-from shared.domain.errors import TransientError
+from shared.bus.connection import WHAT_TO_DO, BusDenied, BusUnavailable, Denials, open_client
+from shared.bus.topology import Queue
 from shared.runtime.pause import pause
+
+__all__ = [
+    "BatchHandler",
+    "Bus",
+    "BusDenied",
+    "BusUnavailable",
+    "Done",
+    "Handler",
+    "Retry",
+    "Verdict",
+    "connect",
+]
 
 log = structlog.get_logger()
 
-CONNECT_TIMEOUT_SECONDS = 5
 PUBLISH_TIMEOUT_SECONDS = 5.0
 FETCH_TIMEOUT_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 2
 
-
-class BusUnavailable(TransientError):
-    """NATS does not answer; work goes on from Postgres when it is back."""
-
-    reason = "BusUnavailable"
+MISSING = (
+    "`kmmhub streams` makes streams and consumers, `kmmhub streams --watch` also those that are lost later"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,30 +63,47 @@ BatchHandler: TypeAlias = "Callable[[list[bytes]], Awaitable[Verdict]]"
 class Bus:
     """A connection that comes back by itself for as long as the process lives."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, denials: Denials) -> None:
         self._client = client
+        self._denials = denials
         self._jetstream = client.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
+        self._lacking: set[str] = set()
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection stands now."""
         return self._client.is_connected
 
-    async def ensure_topology(self) -> None:
-        """Create the streams and consumers that are missing, and bring the others to their configuration."""
-        for queue in QUEUES:
-            await self._ensure(queue)
+    @property
+    def has_streams(self) -> bool:
+        """Whether the streams that we last published to and fetched from were there."""
+        return not self._lacking
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the server has refused nothing within the last minute."""
+        return not self._denials.are_recent
 
     async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:
         """Store one message in its stream.
 
         Raises:
+            BusDenied: our user may not publish on this subject.
             BusUnavailable: no acknowledgement came; publishing again with the same id is safe.
         """
+        family = ".".join(subject.split(".")[:2])
         try:
-            await self._jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
+            async with asyncio.timeout(None) as limit:
+                with self._denials.raised(subject, limit):
+                    await self._jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
+        except js_errors.NoStreamResponseError as error:
+            self._note_missing(family)
+            raise BusUnavailable(f"no stream takes {subject}; {MISSING}") from error
         except (nats.errors.Error, js_errors.Error, TimeoutError) as error:
+            if limit.expired():
+                raise BusDenied(f"NATS refuses our message on {subject}: {WHAT_TO_DO}") from error
             raise BusUnavailable(f"NATS did not take a message on {subject}: {error!r}") from error
+        self._note_found(family)
 
     async def consume(self, queue: Queue, handler: Handler, *, concurrency: int, stop: asyncio.Event) -> None:
         """Hand messages one by one to `handler`, `concurrency` at a time, until `stop` is set.
@@ -120,7 +147,7 @@ class Bus:
         stop: asyncio.Event,
         ready: Callable[[], Awaitable[object]] | None = None,
     ) -> AsyncIterator[list[Msg]]:
-        """Fetch for ever; a stream or consumer that someone deleted is made again.
+        """Fetch for ever; a stream or consumer that is not there is waited for.
 
         `ready` is awaited before each fetch, so that no message is fetched that nobody can take; it is
         answered by a yield, empty when nothing came.
@@ -132,13 +159,16 @@ class Bus:
             messages: list[Msg] = []
             try:
                 if subscription is None:
-                    await self._ensure(queue)
                     subscription = await self._jetstream.pull_subscribe_bind(queue.consumer, queue.stream)
                 messages = await subscription.fetch(batch, timeout=FETCH_TIMEOUT_SECONDS)
+                self._note_found(queue.stream)
             except TimeoutError:  # nats.errors.TimeoutError is one
-                pass  # nothing to do is no error
-            except (nats.errors.Error, js_errors.Error, BusUnavailable) as error:
-                log.warning("bus.fetch_failed", stream=queue.stream, error=repr(error))
+                self._note_found(queue.stream)  # nothing to do is no error
+            except (nats.errors.Error, js_errors.Error) as error:
+                if isinstance(error, js_errors.ServiceUnavailableError):
+                    self._note_missing(queue.stream)
+                else:
+                    log.warning("bus.fetch_failed", stream=queue.stream, error=repr(error))
                 with contextlib.suppress(nats.errors.Error):
                     if subscription is not None:
                         await subscription.unsubscribe()
@@ -155,54 +185,28 @@ class Bus:
             heartbeat.cancel()
         await _settle(message, verdict)
 
-    async def _ensure(self, queue: Queue) -> None:
-        try:
-            try:
-                await self._jetstream.add_stream(queue.stream_config())
-            except js_errors.BadRequestError:  # it exists with another configuration
-                await self._jetstream.update_stream(queue.stream_config())
-            await self._jetstream.add_consumer(queue.stream, queue.consumer_config())
-        except (nats.errors.Error, js_errors.Error, TimeoutError) as error:
-            raise BusUnavailable(f"stream {queue.stream} could not be prepared: {error!r}") from error
+    def _note_missing(self, name: str) -> None:
+        if name not in self._lacking:
+            self._lacking.add(name)
+            log.warning("bus.stream_missing", name=name, what_to_do=MISSING)
+
+    def _note_found(self, name: str) -> None:
+        if name in self._lacking:
+            self._lacking.discard(name)
+            log.info("bus.stream_found", name=name)
 
 
-async def connect(url: str, *, name: str) -> Bus:
-    """Connect to NATS.
-
-    Reconnects for ever, and notices a half-open connection within about ten seconds (the client's defaults
-    give up after two minutes and notice after four).
-
-    Raises:
-        BusUnavailable: the server cannot be reached now.
-    """
-
-    last_error: Exception | None = None
-
-    async def on_error(error: Exception) -> None:
-        nonlocal last_error
-        last_error = error
-        log.warning("bus.error", error=repr(error))
-
-    client = Client()
-    try:
-        # The client's own limit is for one attempt, and reconnecting for ever includes the first connection.
-        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-            await client.connect(
-                url,
-                name=name,
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=1,
-                ping_interval=5,
-                max_outstanding_pings=2,
-                error_cb=on_error,
-            )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        await client.close()
-        raise BusUnavailable(
-            f"NATS cannot be reached: {last_error or error!r}; is NATS_URL right?"
-        ) from error
-    return Bus(client)
+async def connect(
+    url: str,
+    *,
+    name: str,
+    nkey_seed: Path | None = None,
+    on_closed: Callable[[], None] = lambda: None,
+) -> Bus:
+    """Connect to NATS; arguments and errors as of `shared.bus.connection.open_client`."""
+    denials = Denials()
+    client = await open_client(url, name=name, nkey_seed=nkey_seed, denials=denials, on_closed=on_closed)
+    return Bus(client, denials)
 
 
 async def _verdict_of(handling: Awaitable[Verdict], queue: Queue) -> Verdict:

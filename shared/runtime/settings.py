@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
@@ -37,11 +38,18 @@ class ProcessSettings(BaseSettings):
     """The least severe level that is logged."""
 
 
-class ServiceSettings(ProcessSettings):
-    """What every service on the backbone needs. KUBECONFIG is read by the Kubernetes client itself."""
+class BusSettings(ProcessSettings):
+    """What every process on the bus needs."""
 
     nats_url: SecretStr
-    """`nats://[user:password@]host:port` (NATS_URL)."""
+    """`nats://[user:password@]host:port` of the service's own user (NATS_URL)."""
+
+    nats_nkey_seed: Path | None = None
+    """File with the seed of that user's nkey, instead of a password (NATS_NKEY_SEED)."""
+
+
+class ServiceSettings(BusSettings):
+    """What every service on the backbone needs. KUBECONFIG is read by the Kubernetes client itself."""
 
     database_url: SecretStr
     """`postgresql://user:password@host:port/database` (DATABASE_URL)."""

@@ -1,11 +1,14 @@
 """A NATS server of a test's own, which it may kill, wipe and start again."""
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from localhub.nats_server import find_program
 from localhub.server import free_port
@@ -14,10 +17,14 @@ START_SECONDS = 10.0
 
 
 class Broker:
-    """A server with JetStream on a port that stays the same through all lives."""
+    """A server with JetStream on a port that stays the same through all lives.
 
-    def __init__(self, directory: Path) -> None:
+    Without `authorization`, a block of the server's configuration, everybody may do everything.
+    """
+
+    def __init__(self, directory: Path, authorization: Mapping[str, Any] | None = None) -> None:
         self._directory = directory
+        self._authorization = authorization
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -29,6 +36,10 @@ class Broker:
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         arguments = ["--addr", "127.0.0.1", "--port", str(self._port), "--jetstream"]
+        if self._authorization is not None:
+            configuration = self._directory / "nats.conf"
+            configuration.write_text(json.dumps({"authorization": self._authorization}))
+            arguments += ["--config", str(configuration)]
         with (self._directory / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(find_program()), *arguments, "--store_dir", str(self._directory / "data")],
