@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import sqlalchemy as sa
-
 from shared.domain.errors import PermanentError
 from shared.store import artifacts
 from shared.store.database import connect, explained_failures
-from shared.store.tables import module_kernels
+from shared.store.postgres import PostgresStore
 
 
 class NothingFailed(PermanentError):
@@ -35,11 +33,9 @@ def retry(module: str, *, database_url: str) -> list[str]:
 async def _retry(module: str, database_url: str) -> list[str]:
     engine = connect(database_url, application="kmmhub-retry", pool_size=1)
     try:
-        async with engine.begin() as connection:
-            wanted = await connection.execute(
-                sa.select(module_kernels.c.artifact_key).where(module_kernels.c.module == module)
-            )
-            keys = await artifacts.retry_failed(connection, {key for (key,) in wanted})
+        async with PostgresStore(engine).begin() as transaction:
+            wanted = await transaction.read_artifact_keys(module)
+            keys = await artifacts.retry_failed(transaction, wanted)
     finally:
         await engine.dispose()
     if not keys:

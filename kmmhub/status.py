@@ -24,6 +24,7 @@ from services.dispatcher.survey import survey_module
 from shared.domain.errors import PermanentError
 from shared.runtime.clock import now
 from shared.store.database import connect, explained_failures
+from shared.store.postgres import PostgresStore
 
 PIPE_WIDTH = 4096
 """Columns where the output is no terminal: more than the longest message takes."""
@@ -64,10 +65,10 @@ def show_status(module: str | None, *, database_url: str, namespace: str, as_jso
 async def _read(database_url: str, namespace: str, module: str | None) -> list[dict[str, Any]]:
     engine = connect(database_url, application="kmmhub-status", pool_size=1)
     try:
-        async with engine.connect() as connection:
+        async with PostgresStore(engine).begin() as transaction:
             catalog = Catalog()
             modules = {
-                name: catalog.read(one) for name, one in (await gather.read_modules(connection)).items()
+                name: catalog.read(one) for name, one in (await gather.read_modules(transaction)).items()
             }
             if module is not None and module not in modules:
                 raise NoSuchModule(
@@ -75,7 +76,7 @@ async def _read(database_url: str, namespace: str, module: str | None) -> list[d
                 )
             names = sorted(modules) if module is None else [module]
             picture = await take_picture(
-                connection, modules, Scope(modules=frozenset(names)), namespace=namespace
+                transaction, modules, Scope(modules=frozenset(names)), namespace=namespace
             )
     finally:
         await engine.dispose()

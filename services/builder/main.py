@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -78,11 +79,16 @@ async def build(settings: BuilderSettings, process: Process) -> None:
                 backbone=backbone,
                 owner=f"{socket.gethostname()}/{os.getpid()}",
                 lease_seconds=settings.lease_seconds,
+                concurrency=settings.concurrency,
                 stop=process.stop,
             )
-            await backbone.bus.consume(
-                BUILDS, worker.handle, concurrency=settings.concurrency, stop=process.stop
-            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(worker.poll())
+                group.create_task(
+                    backbone.bus.consume(
+                        BUILDS, worker.handle, concurrency=settings.concurrency, stop=process.stop
+                    )
+                )
 
 
 @contextlib.contextmanager

@@ -14,14 +14,12 @@ from services.builder.plan import Adopt, Build, Found, Missing, plan, staging_ta
 from shared.domain.artifact import RECIPE_LABEL, SOURCE_LABEL, ArtifactRequest
 from shared.domain.errors import TransientError
 from shared.domain.image import ImageReference
+from shared.domain.lease import Built, Lease
 from shared.leasing.secrets import SecretReader, registry_access
-from shared.leasing.worker import Finish, Holder
+from shared.leasing.worker import Holder
 from shared.registry.access import RegistryAccess
 from shared.registry.client import RegistryClient
 from shared.registry.errors import ImageMissing, ImageUnreadable
-from shared.store import artifacts
-from shared.store.artifacts import Lease
-from shared.store.database import Connection
 
 log = structlog.get_logger()
 
@@ -44,7 +42,7 @@ class BuildStage:
         self._buildah = buildah
         self._time_limit = time_limit
 
-    async def perform(self, lease: Lease, holder: Holder) -> Finish:
+    async def perform(self, lease: Lease, holder: Holder) -> Built:
         """Ensure that the unsigned image exists. Raises HubError."""
         request = lease.request
         docker_config = await self._secrets.read_docker_config(request.repo_secret)
@@ -58,14 +56,14 @@ class BuildStage:
                 )
             case Adopt(image=image):
                 log.info("image.adopted", image=image)
-                return _finish(image, is_adopted=True, log_tail=None)
+                return Built(source=image, is_adopted=True)
             case Build(destination=destination):
                 await holder.confirm()
                 built = await self._buildah.build(
                     await self._build_request(request, destination, docker_config), on_line=_log_line
                 )
                 image = ImageReference.parse(request.target).pinned(built.digest)
-                return _finish(image, is_adopted=False, log_tail=built.log_tail)
+                return Built(source=image, is_adopted=False, log_tail=built.log_tail)
 
     async def _find_other(self, request: ArtifactRequest, docker_config: bytes | None) -> Found | None:
         staging = staging_tag(request)
@@ -120,15 +118,6 @@ class BuildStage:
             use_cache=request.rebuild_trigger is None,
             time_limit=self._time_limit,
         )
-
-
-def _finish(image: str, *, is_adopted: bool, log_tail: str | None) -> Finish:
-    async def finish(connection: Connection, lease: Lease, seconds: float) -> bool:
-        return await artifacts.finish_build(
-            connection, lease, source=image, is_adopted=is_adopted, seconds=seconds, log_tail=log_tail
-        )
-
-    return finish
 
 
 def _log_line(line: str) -> None:

@@ -19,8 +19,7 @@ from shared.domain.errors import HubError
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
 from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES, KubeClient
 from shared.kube.errors import Conflict, NotFound
-from shared.store.database import Engine
-from shared.store.works import record_works
+from shared.store.port import Store
 
 log = structlog.get_logger()
 
@@ -36,7 +35,7 @@ WRITES = Counter("kmmhub_manifestwork_writes_total", "ManifestWorks written, by 
 
 
 async def apply_decision(
-    kube: KubeClient, engine: Engine, *, module: str, cluster: str, decision: Decision
+    kube: KubeClient, store: Store, *, module: str, cluster: str, decision: Decision
 ) -> ObservedWork | None:
     """Carry out one decision.
 
@@ -61,8 +60,8 @@ async def apply_decision(
             return None
     log.info("work.written", module=module, cluster=cluster, verb=type(decision).__name__.lower())
     work = observe_work(answer)
-    async with engine.begin() as connection:
-        await record_works(connection, [work], is_own_write=True)
+    async with store.begin() as transaction:
+        await transaction.record_works([work], is_own_write=True)
     return work
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Collection, Iterable
 
 import structlog
 from pydantic import Field, field_validator
-from sqlalchemy.exc import SQLAlchemyError
 
 from services.dispatcher.permissions import Grant
 from services.dispatcher.reconcile import Reconciler
@@ -19,10 +17,12 @@ from shared.domain.backoff import retry_delay
 from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
 from shared.kube.client import KubeClient
 from shared.relay.backbone import Backbone, open_backbone
+from shared.runtime.clock import now
 from shared.runtime.pause import pause
 from shared.runtime.process import Process, run
 from shared.runtime.settings import ServiceSettings, read_settings
 from shared.store import artifacts
+from shared.store.port import StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -80,11 +80,11 @@ class Dispatcher:
     async def retry(self, stop: asyncio.Event) -> None:
         """Look again at whatever the API server did not take."""
         while not stop.is_set():
-            due = {change for change, when in self._again.items() if when <= time.monotonic()}
+            due = {change for change, when in self._again.items() if when <= _time()}
             for change in due:
                 del self._again[change]
             if due and isinstance(await self._pass(due), Retry):
-                self._again |= dict.fromkeys(due, time.monotonic() + RETRY_SECONDS)
+                self._again |= dict.fromkeys(due, _time() + RETRY_SECONDS)
             await pause(stop, RETRY_SECONDS / 2)
 
     async def report(self, stop: asyncio.Event) -> None:
@@ -96,7 +96,7 @@ class Dispatcher:
                     async with self._turn:
                         failed = await self._reconciler.report(names)
                     self._look_again(Changed(kind=Kind.MODULE, name=name) for name in failed)
-                except (SQLAlchemyError, OSError) as error:
+                except StoreUnavailable as error:
                     log.warning("status.failed", error=str(error))
                     self._to_report |= names
             await pause(stop, REPORT_SECONDS)
@@ -105,12 +105,12 @@ class Dispatcher:
         """Announce artifacts that should have moved by now."""
         while not stop.is_set():
             try:
-                async with self._backbone.engine.begin() as connection:
-                    announced = await artifacts.announce_overdue(connection)
+                async with self._backbone.store.begin() as transaction:
+                    announced = await artifacts.announce_overdue(transaction)
                 if announced:
                     log.info("artifacts.announced_again", count=announced)
                     self._backbone.relay.wake()
-            except (SQLAlchemyError, OSError) as error:
+            except StoreUnavailable as error:
                 log.warning("sweep.failed", error=str(error))
             await pause(stop, SWEEP_SECONDS)
 
@@ -118,7 +118,7 @@ class Dispatcher:
         try:
             async with self._turn:
                 outcome = await self._reconciler.reconcile(changes)
-        except (SQLAlchemyError, OSError) as error:
+        except StoreUnavailable as error:
             log.warning("pass.failed", error=str(error))
             return Retry(seconds=RETRY_SECONDS)
         if outcome.has_announced:
@@ -134,7 +134,12 @@ class Dispatcher:
         for change in changes:
             failures = self._failures[change] = self._failures.get(change, 0) + 1
             delay = min(retry_delay(failures, jitter=random.random()), MAX_RETRY_SECONDS)  # noqa: S311 - no secret
-            self._again.setdefault(change, time.monotonic() + delay)
+            self._again.setdefault(change, _time() + delay)
+
+
+def _time() -> float:
+    """Seconds on the event loop's clock, which no change of the date moves."""
+    return asyncio.get_running_loop().time()
 
 
 def main() -> int:
@@ -157,7 +162,8 @@ async def dispatch(settings: DispatcherSettings, process: Process) -> None:
             return
         reconciler = Reconciler(
             kube=kube,
-            engine=backbone.engine,
+            store=backbone.store,
+            now=now,
             namespace=settings.operator_namespace,
             grant=settings.spoke_permissions,
         )

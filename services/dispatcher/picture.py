@@ -10,11 +10,10 @@ from services.dispatcher.catalog import ReadModule, outcome_of
 from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide, decide_stray
 from services.dispatcher.demand import Configuration, Unmet, Wanted
 from services.dispatcher.scope import Pair, Scope
-from services.dispatcher.stored import StoredWork
 from shared.domain.kernel import KernelVersion
 from shared.domain.selection import is_selected
-from shared.store import artifacts
-from shared.store.database import Connection
+from shared.domain.work import StoredWork
+from shared.store.port import Transaction
 
 _UNREAD = Pending(reason="InvalidModule", message="the module cannot be read")
 
@@ -65,32 +64,31 @@ class Picture:
 
 
 async def take_picture(
-    connection: Connection, modules: Mapping[str, ReadModule], scope: Scope, *, namespace: str
+    transaction: Transaction, modules: Mapping[str, ReadModule], scope: Scope, *, namespace: str
 ) -> Picture:
     """Gather what a scope concerns.
 
     Args:
-        connection: reads only.
+        transaction: only read from.
         modules: all modules, read.
         scope: what to look at.
         namespace: the operator's, where ConfigMaps and Secrets are.
     """
-    waiting = await gather.read_places_of_artifacts(connection, scope.artifacts)
+    waiting = await transaction.read_places(scope.artifacts)
     named = scope.pairs | waiting
     whole = frozenset(modules) if scope.everything else scope.modules
-    works = await gather.read_works(
-        connection,
+    works = await transaction.read_works(
         modules=None if scope.everything else whole | {module for module, _ in named},
         clusters=scope.clusters,
     )
     clusters = await gather.read_clusters(
-        connection, None if whole else scope.clusters | {cluster for _, cluster in named}
+        transaction, None if whole else scope.clusters | {cluster for _, cluster in named}
     )
     pairs = named | _selected(modules, whole, scope, clusters) | _posted(works, whole, scope)
-    configuration = await gather.read_configuration(connection, namespace)
+    configuration = await gather.read_configuration(transaction, namespace)
     needs = _needs(modules, clusters, pairs, configuration)
-    known = await artifacts.read(
-        connection, {need.request.key for need in needs.values() if isinstance(need, Wanted)}
+    known = await transaction.read_artifacts(
+        {need.request.key for need in needs.values() if isinstance(need, Wanted)}
     )
     return Picture(
         modules=modules,

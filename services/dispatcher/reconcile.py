@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+import datetime as dt
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -22,8 +23,7 @@ from shared.domain.errors import HubError, TransientError
 from shared.events.messages import Changed, Kind
 from shared.kube.client import KubeClient
 from shared.kube.errors import Forbidden, NotFound, Refused
-from shared.runtime.clock import now
-from shared.store.database import Connection, Engine
+from shared.store.port import Store, Transaction
 
 log = structlog.get_logger()
 
@@ -47,12 +47,19 @@ class Reconciler:
     """Reconciles announcements, and writes the status of modules."""
 
     def __init__(
-        self, *, kube: KubeClient, engine: Engine, namespace: str, grant: Grant = Grant.AGGREGATE
+        self,
+        *,
+        kube: KubeClient,
+        store: Store,
+        namespace: str,
+        now: Callable[[], dt.datetime],
+        grant: Grant = Grant.AGGREGATE,
     ) -> None:
-        """`grant`: how work agents get their rights on Modules."""
+        """`now`: the time of day, for people; `grant`: how work agents get their rights on Modules."""
         self._kube = kube
-        self._engine = engine
+        self._store = store
         self._namespace = namespace
+        self._now = now
         self._catalog = Catalog()
         self._grant = grant
         self._refusals: dict[Pair, tuple[str, str]] = {}
@@ -63,15 +70,15 @@ class Reconciler:
 
         Nothing is done before the watcher has listed everything once; it announces that moment.
         """
-        async with self._engine.connect() as connection:
-            if not await gather.is_synced(connection):
+        async with self._store.begin() as transaction:
+            if not await gather.is_synced(transaction):
                 return Outcome()
-            modules = await self._read_modules(connection)
+            modules = await self._read_modules(transaction)
             scope = scope_of(changes, {name: read.module.spec for name, read in modules.items()})
-            picture = await take_picture(connection, modules, scope, namespace=self._namespace)
+            picture = await take_picture(transaction, modules, scope, namespace=self._namespace)
             names = {cluster for _, cluster in picture.pairs} | scope.clusters
-            permissions = await self._decide_permissions(connection, picture, names)
-        picture, has_announced = await want_artifacts(self._engine, picture)
+            permissions = await self._decide_permissions(transaction, picture, names)
+        picture, has_announced = await want_artifacts(self._store, picture)
         # Rights first: a Module that comes before them is refused on the spoke.
         failed = await self._apply_all(permissions) | await self._apply(picture)
         again = set(announce_again(failed))
@@ -90,16 +97,16 @@ class Reconciler:
     async def report(self, names: Collection[str]) -> set[str]:
         """Write the status of modules, as they are now. Returns those for which it must be tried again."""
         failed = set()
-        async with self._engine.connect() as connection:
-            modules = await self._read_modules(connection)
+        async with self._store.begin() as transaction:
+            modules = await self._read_modules(transaction)
             scope = Scope(modules=frozenset(names))
-            picture = await take_picture(connection, modules, scope, namespace=self._namespace)
+            picture = await take_picture(transaction, modules, scope, namespace=self._namespace)
         for name in names:
             read = modules.get(name)
             if read is None or read.stored.is_deleting:
                 continue
             survey = survey_module(picture, read, self._refusals)
-            time = now().strftime("%Y-%m-%dT%H:%M:%SZ")
+            time = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
             stored = self._as_reported(read.stored)
             try:
                 status = module_status(survey, previous=stored.status, now=time)
@@ -117,8 +124,8 @@ class Reconciler:
         is_newer = last is not None and last.resource_version > stored.resource_version
         return last if last is not None and is_newer and last.uid == stored.uid else stored
 
-    async def _read_modules(self, connection: Connection) -> dict[str, ReadModule]:
-        stored = await gather.read_modules(connection)
+    async def _read_modules(self, transaction: Transaction) -> dict[str, ReadModule]:
+        stored = await gather.read_modules(transaction)
         self._catalog.forget_all_but(stored)
         self._reported = {name: self._reported[name] for name in stored.keys() & self._reported.keys()}
         return {name: self._catalog.read(module) for name, module in stored.items()}
@@ -132,10 +139,10 @@ class Reconciler:
         return set(todo) - set(allowed) | await self._apply_all(allowed)
 
     async def _decide_permissions(
-        self, connection: Connection, picture: Picture, names: Collection[str]
+        self, transaction: Transaction, picture: Picture, names: Collection[str]
     ) -> dict[Pair, Decision]:
-        clusters = await gather.read_clusters(connection, names)
-        works = await gather.read_works(connection, modules=(), clusters=names)
+        clusters = await gather.read_clusters(transaction, names)
+        works = await transaction.read_works(modules=(), clusters=names)
         modules = [read.module for read in picture.modules.values()]
         with_modules = {
             pair[1] for pair, stored in works.items() if stored.work.module and not stored.work.is_gone
@@ -163,7 +170,7 @@ class Reconciler:
         module, cluster = pair
         try:
             await apply.apply_decision(
-                self._kube, self._engine, module=module, cluster=cluster, decision=decision
+                self._kube, self._store, module=module, cluster=cluster, decision=decision
             )
         except HubError as error:
             log.warning(

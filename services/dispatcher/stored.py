@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared.domain.work import ObservedWork
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModule:
@@ -21,11 +19,3 @@ class StoredModule:
     finalizers: tuple[str, ...]
     is_deleting: bool
     resource_version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredWork:
-    """A work, and its `observed_hash` right after our own last write."""
-
-    work: ObservedWork
-    posted_hash: str | None

@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.postgresql import insert
 
 from services.dispatcher.catalog import outcome_of
 from services.dispatcher.demand import Wanted
 from services.dispatcher.picture import Picture
 from shared.store import artifacts
-from shared.store.database import Engine, chunks
-from shared.store.tables import module_kernels
+from shared.store.port import Store
 
 log = structlog.get_logger()
 
-_WAS_THERE: sa.ColumnElement[bool] = sa.literal_column("xmax <> 0")
-"""Of a row that an upsert returns: Postgres locked an older version of it."""
 
-
-async def want_artifacts(engine: Engine, picture: Picture) -> tuple[Picture, bool]:
+async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]:
     """Make every artifact of the picture wanted.
 
     A module that asks again for what it had before (a rebuild trigger that is lowered or taken away, a Dockerfile
@@ -38,24 +32,12 @@ async def want_artifacts(engine: Engine, picture: Picture) -> tuple[Picture, boo
     }
     if not wanted:
         return picture, False
-    rows = [
-        {"module": module, "kernel": kernel, "artifact_key": need.request.key}
-        for (module, kernel), need in sorted(wanted.items())
-    ]
-    others: set[str] = set()
-    async with engine.begin() as connection:
-        for chunk in chunks(rows):
-            statement = insert(module_kernels).values(chunk)
-            moved = await connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["module", "kernel"],
-                    set_={"artifact_key": statement.excluded.artifact_key},
-                    where=module_kernels.c.artifact_key != statement.excluded.artifact_key,
-                ).returning(module_kernels.c.artifact_key, _WAS_THERE)
-            )
-            others |= {key for key, was_there in moved if was_there}
-        new = await artifacts.want(connection, [need.request for need in wanted.values()])
-        again = await artifacts.check_again(connection, others - set(new))
+    async with store.begin() as transaction:
+        others = await transaction.put_module_kernels(
+            {place: need.request.key for place, need in wanted.items()}
+        )
+        new = await artifacts.want(transaction, [need.request for need in wanted.values()])
+        again = await artifacts.check_again(transaction, others - set(new))
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])
     for key in again:

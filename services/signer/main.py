@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
@@ -55,8 +56,13 @@ async def sign(settings: SignerSettings, process: Process) -> None:
             backbone=backbone,
             owner=f"{socket.gethostname()}/{os.getpid()}",
             lease_seconds=settings.lease_seconds,
+            concurrency=settings.concurrency,
             stop=process.stop,
         )
-        await backbone.bus.consume(
-            SIGNATURES, worker.handle, concurrency=settings.concurrency, stop=process.stop
-        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.poll())
+            group.create_task(
+                backbone.bus.consume(
+                    SIGNATURES, worker.handle, concurrency=settings.concurrency, stop=process.stop
+                )
+            )

@@ -14,12 +14,10 @@ from services.signer.module_signature import (
 from shared.domain.artifact import SOURCE_LABEL
 from shared.domain.errors import TransientError
 from shared.domain.image import ImageReference
+from shared.domain.lease import Lease, Signed
 from shared.leasing.secrets import SecretReader, registry_access
-from shared.leasing.worker import Finish, Holder
+from shared.leasing.worker import Holder
 from shared.registry.client import RegistryClient
-from shared.store import artifacts
-from shared.store.artifacts import Lease
-from shared.store.database import Connection
 
 log = structlog.get_logger()
 
@@ -43,7 +41,7 @@ class SignStage:
         self._registry = registry
         self._secrets = secrets
 
-    async def perform(self, lease: Lease, holder: Holder) -> Finish:
+    async def perform(self, lease: Lease, holder: Holder) -> Signed:
         """Sign the artifact's image. Raises HubError."""
         request, recipe = lease.request, lease.request.sign
         assert recipe is not None
@@ -85,13 +83,4 @@ class SignStage:
         await holder.confirm()
         await move_tag(self._registry, target, signed.digest, access=target_access)
         log.info("image.signed", image=str(result), files=len(signed.files))
-        return _finish(signed.digest, fingerprint(certificate))
-
-
-def _finish(digest: str, signed_by: str) -> Finish:
-    async def finish(connection: Connection, lease: Lease, seconds: float) -> bool:
-        return await artifacts.finish_signing(
-            connection, lease, digest=digest, signed_by=signed_by, seconds=seconds
-        )
-
-    return finish
+        return Signed(digest=signed.digest, signed_by=fingerprint(certificate))

@@ -19,7 +19,7 @@ from shared.kube.reflector import Listed, Reflector
 from shared.relay.backbone import open_backbone
 from shared.runtime.process import Process, run
 from shared.runtime.settings import ServiceSettings, read_settings
-from shared.store.database import Connection
+from shared.store.port import Transaction
 
 
 class WatcherSettings(ServiceSettings):
@@ -54,7 +54,7 @@ async def watch(settings: WatcherSettings, process: Process) -> None:
                 Reflector(kube, resource, kind, namespace=within),
                 recorder,
                 resource=resource.plural,
-                engine=backbone.engine,
+                store=backbone.store,
                 relay=backbone.relay,
                 listed=listed,
                 stop=process.stop,
@@ -91,17 +91,17 @@ async def watch(settings: WatcherSettings, process: Process) -> None:
 def facts_recorder(table: FactTable, to_row: Callable[[Any], Row]) -> Recorder[Any]:
     """A recorder of objects that become one row each."""
 
-    async def seen(connection: Connection, objects: Sequence[Any]) -> None:
+    async def seen(transaction: Transaction, objects: Sequence[Any]) -> None:
         # In a thread: hashing a Secret is slow on purpose.
         rows = await asyncio.to_thread(lambda: [to_row(item) for item in objects])
-        await record.record_facts(connection, table, rows)
+        await record.record_facts(transaction, table, rows)
 
-    async def removed(connection: Connection, objects: Sequence[Any]) -> None:
-        await record.forget_facts(connection, table, [item.metadata.name for item in objects])
+    async def removed(transaction: Transaction, objects: Sequence[Any]) -> None:
+        await record.forget_facts(transaction, table, [item.metadata.name for item in objects])
 
-    async def listed(connection: Connection, end: Listed) -> None:
-        await record.keep_only_facts(connection, table, {name for _, name in end.keys})
-        await record.mark_synced(connection, table.table.name, resource_version=end.resource_version)
+    async def listed(transaction: Transaction, end: Listed) -> None:
+        await record.keep_only_facts(transaction, table, {name for _, name in end.keys})
+        await record.mark_synced(transaction, table.table, resource_version=end.resource_version)
 
     return Recorder(seen=seen, removed=removed, listed=listed)
 
@@ -113,18 +113,18 @@ def works_recorder() -> Recorder[kinds.ManifestWork]:
         return observe_work(msgspec.to_builtins(work), is_gone=is_gone)
 
     async def record_all(
-        connection: Connection, works: Sequence[kinds.ManifestWork], *, are_gone: bool
+        transaction: Transaction, works: Sequence[kinds.ManifestWork], *, are_gone: bool
     ) -> None:
-        await record.record_observed_works(connection, [observe(work, is_gone=are_gone) for work in works])
+        await record.record_observed_works(transaction, [observe(work, is_gone=are_gone) for work in works])
 
-    async def seen(connection: Connection, works: Sequence[kinds.ManifestWork]) -> None:
-        await record_all(connection, works, are_gone=False)
+    async def seen(transaction: Transaction, works: Sequence[kinds.ManifestWork]) -> None:
+        await record_all(transaction, works, are_gone=False)
 
-    async def removed(connection: Connection, works: Sequence[kinds.ManifestWork]) -> None:
-        await record_all(connection, works, are_gone=True)
+    async def removed(transaction: Transaction, works: Sequence[kinds.ManifestWork]) -> None:
+        await record_all(transaction, works, are_gone=True)
 
-    async def listed(connection: Connection, end: Listed) -> None:
-        await record.keep_only_works(connection, end.keys, resource_version=end.resource_version)
-        await record.mark_synced(connection, "works", resource_version=end.resource_version)
+    async def listed(transaction: Transaction, end: Listed) -> None:
+        await record.keep_only_works(transaction, end.keys, resource_version=end.resource_version)
+        await record.mark_synced(transaction, "works", resource_version=end.resource_version)
 
     return Recorder(seen=seen, removed=removed, listed=listed)

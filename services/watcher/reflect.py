@@ -10,12 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge
-from sqlalchemy.exc import SQLAlchemyError
 
 from shared.kube.reflector import HasMetadata, Listed, Reflector, Removed, Seen, object_key
 from shared.relay.relay import Relay
 from shared.runtime.pause import pause
-from shared.store.database import Connection, Engine
+from shared.store.port import Store, StoreUnavailable, Transaction
 
 log = structlog.get_logger()
 
@@ -32,9 +31,9 @@ T = TypeVar("T", bound=HasMetadata)
 class Recorder(Generic[T]):
     """How batches of a kind are stored. Each function gets the open transaction."""
 
-    seen: Callable[[Connection, Sequence[T]], Awaitable[None]]
-    removed: Callable[[Connection, Sequence[T]], Awaitable[None]]
-    listed: Callable[[Connection, Listed], Awaitable[None]]
+    seen: Callable[[Transaction, Sequence[T]], Awaitable[None]]
+    removed: Callable[[Transaction, Sequence[T]], Awaitable[None]]
+    listed: Callable[[Transaction, Listed], Awaitable[None]]
 
 
 async def reflect(
@@ -42,7 +41,7 @@ async def reflect(
     recorder: Recorder[T],
     *,
     resource: str,
-    engine: Engine,
+    store: Store,
     relay: Relay,
     listed: set[str],
     stop: asyncio.Event,
@@ -62,7 +61,7 @@ async def reflect(
     try:
         while not stop.is_set() and not filling.done():
             batch = await _next_batch(queue, stop)
-            if batch and await _record(batch, recorder, engine, resource, stop):
+            if batch and await _record(batch, recorder, store, resource, stop):
                 relay.wake()
                 if isinstance(batch[-1], Listed):
                     SYNCED.labels(resource).set(1)
@@ -89,7 +88,7 @@ async def _next_batch(queue: asyncio.Queue[Any], stop: asyncio.Event) -> list[An
 
 
 async def _record(
-    batch: list[Any], recorder: Recorder[T], engine: Engine, resource: str, stop: asyncio.Event
+    batch: list[Any], recorder: Recorder[T], store: Store, resource: str, stop: asyncio.Event
 ) -> bool:
     """Store one batch in one transaction. Returns false if `stop` was set before it could be."""
     last: dict[tuple[str, str], Seen[T] | Removed[T]] = {}
@@ -99,16 +98,16 @@ async def _record(
     EVENTS.labels(resource).inc(len(last))
     while not stop.is_set():
         try:
-            async with engine.begin() as connection:
+            async with store.begin() as transaction:
                 await recorder.seen(
-                    connection, [one.object for one in last.values() if isinstance(one, Seen)]
+                    transaction, [one.object for one in last.values() if isinstance(one, Seen)]
                 )
                 await recorder.removed(
-                    connection, [one.object for one in last.values() if isinstance(one, Removed)]
+                    transaction, [one.object for one in last.values() if isinstance(one, Removed)]
                 )
                 if isinstance(batch[-1], Listed):
-                    await recorder.listed(connection, batch[-1])
-        except (SQLAlchemyError, OSError) as error:
+                    await recorder.listed(transaction, batch[-1])
+        except StoreUnavailable as error:
             log.warning("watch.not_recorded", resource=resource, error=str(error))
             await pause(stop, RETRY_SECONDS)
         else:

@@ -6,6 +6,7 @@ of different clusters and modules meet in one row, and any change of an input is
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,9 @@ from shared.domain.canonical import Json, content_hash
 from shared.domain.kernel import KernelVersion
 
 ArtifactKey = NewType("ArtifactKey", str)
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""A time that is over for everybody."""
 
 RECIPE_LABEL = "hub.kmm.sigs.x-k8s.io/recipe"
 """Image label: the recipe that an image of ours was built from; an image without it is somebody else's."""
@@ -118,12 +122,21 @@ class ArtifactRequest:
 class Artifact:
     """An artifact as it stands: what was asked for, how far it is, and what went wrong last.
 
+    `shared.domain.lease` says how one becomes the next.
+
     Attributes:
         attempts: tries of the current stage so far.
         source: `name@digest` of the unsigned image, once there is one.
         digest: what is shipped, once it is ready.
         signed_by: fingerprint of the certificate whose signature was verified.
         reason, message: of the last failure.
+        fence: the fencing number of the newest lease; it only grows.
+        owner: who held the newest lease; for people.
+        not_before: nobody may take it earlier: the pause before the next try, or the deadline of its lease.
+        announce_after: if nobody moved it until then, it is announced again.
+        announced: how many times a stage of it was announced; it only grows.
+        source_is_adopted: the unsigned image was there already.
+        log_tail: the end of the build's output.
     """
 
     key: ArtifactKey
@@ -135,6 +148,15 @@ class Artifact:
     signed_by: str | None
     reason: str | None
     message: str | None
+    fence: int = 0
+    owner: str | None = None
+    not_before: dt.datetime = EPOCH
+    announce_after: dt.datetime = EPOCH
+    announced: int = 0
+    source_is_adopted: bool = False
+    log_tail: str | None = None
+    build_seconds: float | None = None
+    sign_seconds: float | None = None
 
 
 def request_to_json(request: ArtifactRequest) -> dict[str, Json]:

@@ -68,6 +68,14 @@ class ObservedWork:
     is_gone: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWork:
+    """A work as last known, and its `observed_hash` right after our own last write."""
+
+    work: ObservedWork
+    posted_hash: str | None
+
+
 def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedWork:
     """Read a ManifestWork as the API server returns it."""
     metadata = work["metadata"]

@@ -9,28 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import structlog
 from prometheus_client import Counter, Histogram
-from sqlalchemy.exc import SQLAlchemyError
 
 from shared.bus.jetstream import Done, Retry, Verdict
 from shared.domain.artifact import Stage
 from shared.domain.backoff import retry_delay
 from shared.domain.errors import HubError, PermanentError
+from shared.domain.lease import Built, Failure, Lease, Result, Signed
 from shared.events.messages import UnreadableMessage, decode_requested
 from shared.relay.backbone import Backbone
+from shared.runtime.pause import pause
 from shared.store import artifacts
-from shared.store.artifacts import Failure, Lease
-from shared.store.database import Connection
+from shared.store.port import Store, StoreUnavailable
 
 log = structlog.get_logger()
 
 DATABASE_RETRY_SECONDS = 1.0
+POLL_SECONDS = 10.0
+"""How often workers look for what nobody took, and for how long it must have been due."""
+
 STAGES = Counter("kmmhub_stages_total", "Stages ended, by stage and result.", ["stage", "result"])
 SECONDS = Histogram(
     "kmmhub_stage_seconds",
@@ -39,10 +41,7 @@ SECONDS = Histogram(
     buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 1800),
 )
 
-Finish: TypeAlias = Callable[[Connection, Lease, float], Awaitable[bool]]
-"""Records a result in an open transaction, given the seconds it took; false if the lease was lost."""
-
-Perform: TypeAlias = Callable[[Lease, "Holder"], Awaitable[Finish]]
+Perform: TypeAlias = Callable[[Lease, "Holder"], Awaitable[Built | Signed]]
 """Does a stage's work. Raises HubError: permanent ones end the artifact in `failed`, others are tried again."""
 
 
@@ -56,14 +55,14 @@ class LeaseLost(HubError):
 class Holder:
     """Lets the work ask whether its lease still holds, before an effect that others see."""
 
-    backbone: Backbone
+    store: Store
     lease: Lease
     seconds: float
 
     async def confirm(self) -> None:
         """Extend the lease. Raises LeaseLost."""
-        async with self.backbone.engine.begin() as connection:
-            if not await artifacts.extend_lease(connection, self.lease, seconds=self.seconds):
+        async with self.store.begin() as transaction:
+            if not await artifacts.extend_lease(transaction, self.lease, seconds=self.seconds):
                 raise LeaseLost(f"the lease of artifact {self.lease.key[:16]} was lost")
 
 
@@ -78,6 +77,7 @@ class StageWorker:
         backbone: Backbone,
         owner: str,
         lease_seconds: float,
+        concurrency: int,
         stop: asyncio.Event,
     ) -> None:
         self._stage = stage
@@ -85,6 +85,7 @@ class StageWorker:
         self._backbone = backbone
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self._slots = asyncio.Semaphore(concurrency)
         self._stop = stop
 
     async def handle(self, payload: bytes) -> Verdict:
@@ -95,25 +96,51 @@ class StageWorker:
             log.warning("message.unreadable", error=str(error))
             return Done()
         try:
-            async with self._backbone.engine.begin() as connection:
-                lease = await artifacts.take_lease(
-                    connection, request.artifact, self._stage, owner=self._owner, seconds=self._lease_seconds
-                )
-        except (SQLAlchemyError, OSError) as error:
+            await self._take_and_work(request.artifact)
+        except StoreUnavailable as error:
             log.warning("lease.not_taken", artifact=request.artifact[:16], error=str(error))
             return Retry(seconds=DATABASE_RETRY_SECONDS)
-        if lease is not None:
+        return Done()
+
+    async def poll(self) -> None:
+        """Work on what nobody took though it has been due for a while, until the process is stopped.
+
+        The second path: the bus may be gone, may have forgotten a request, or wait for a worker that died with it.
+        """
+        while not self._stop.is_set():
+            await pause(self._stop, POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            if self._stop.is_set() or self._slots.locked():
+                continue
+            try:
+                async with self._backbone.store.begin() as transaction:
+                    due = await transaction.due_artifacts(self._stage, since_seconds=POLL_SECONDS, limit=1)
+                for key in due:
+                    log.info("artifact.overdue", artifact=key[:16])
+                    await self._take_and_work(key)
+            except StoreUnavailable as error:
+                log.warning("poll.failed", error=str(error))
+
+    async def _take_and_work(self, key: str) -> None:
+        """Raises StoreUnavailable: the lease could not be taken."""
+        async with self._slots:
+            if self._stop.is_set():
+                return
+            async with self._backbone.store.begin() as transaction:
+                lease = await artifacts.take_lease(
+                    transaction, key, self._stage, owner=self._owner, seconds=self._lease_seconds
+                )
+            if lease is None:
+                return
             self._backbone.relay.wake()
             with structlog.contextvars.bound_contextvars(
                 artifact=lease.key[:16], kernel=lease.request.kernel, attempt=lease.attempt
             ):
                 await self._work(lease)
             self._backbone.relay.wake()
-        return Done()
 
     async def _work(self, lease: Lease) -> None:
-        holder = Holder(backbone=self._backbone, lease=lease, seconds=self._lease_seconds)
-        started = time.monotonic()
+        holder = Holder(store=self._backbone.store, lease=lease, seconds=self._lease_seconds)
+        started = _time()
         log.info(f"{self._stage}.started", target=lease.request.target)
         working = asyncio.ensure_future(self._perform(lease, holder))
         losing = asyncio.create_task(self._keep(holder))
@@ -124,47 +151,44 @@ class StageWorker:
                 await self._abandon(lease, working, is_lost=losing.done())
                 return
         finally:
+            working.cancel()
             losing.cancel()
             stopping.cancel()
-        await self._record(lease, working, time.monotonic() - started)
+        await self._record(lease, working, _time() - started)
 
-    async def _record(self, lease: Lease, working: asyncio.Future[Finish], seconds: float) -> None:
+    async def _record(self, lease: Lease, working: asyncio.Future[Built | Signed], seconds: float) -> None:
         """Record the result or the failure, trying until it is written or the lease would have run out."""
         try:
-            finish = working.result()
+            result: Result = working.result()
         except LeaseLost:
             log.warning("lease.lost")
             return
         except Exception as error:  # noqa: BLE001 - whatever went wrong belongs on the artifact, not only in the log
-            failure = failure_of(error, lease.attempt, jitter=random.random())  # noqa: S311 - no secret
+            result = failure_of(error, lease.attempt, jitter=random.random())  # noqa: S311 - no secret
             log.warning(
                 f"{self._stage}.failed",
-                reason=failure.reason,
-                error=failure.message,
-                retry=failure.retry_seconds,
+                reason=result.reason,
+                error=result.message,
+                retry=result.retry_seconds,
             )
             STAGES.labels(self._stage, "failed").inc()
-
-            async def finish(connection: Connection, lease: Lease, _: float) -> bool:
-                return await artifacts.fail(connection, lease, failure)
-
         else:
             log.info(f"{self._stage}.finished", seconds=round(seconds, 2))
             STAGES.labels(self._stage, "done").inc()
             SECONDS.labels(self._stage).observe(seconds)
-        deadline = time.monotonic() + self._lease_seconds
-        while time.monotonic() < deadline:
+        deadline = _time() + self._lease_seconds
+        while _time() < deadline:
             try:
-                async with self._backbone.engine.begin() as connection:
-                    if not await finish(connection, lease, seconds):
+                async with self._backbone.store.begin() as transaction:
+                    if not await artifacts.finish(transaction, lease, result, seconds=seconds):
                         log.warning("lease.lost")
-            except (SQLAlchemyError, OSError) as error:
+            except StoreUnavailable as error:
                 log.warning("result.not_recorded", error=str(error))
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
             else:
                 return
 
-    async def _abandon(self, lease: Lease, working: asyncio.Future[Finish], *, is_lost: bool) -> None:
+    async def _abandon(self, lease: Lease, working: asyncio.Future[Built | Signed], *, is_lost: bool) -> None:
         """Stop the work; give the lease back if it is still ours."""
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -173,22 +197,27 @@ class StageWorker:
             log.warning("lease.lost")
             return
         log.info(f"{self._stage}.given_back")
-        with contextlib.suppress(SQLAlchemyError, OSError):  # it runs out by itself
-            async with self._backbone.engine.begin() as connection:
-                await artifacts.release_lease(connection, lease)
+        with contextlib.suppress(StoreUnavailable):  # it runs out by itself
+            async with self._backbone.store.begin() as transaction:
+                await artifacts.release_lease(transaction, lease)
 
     async def _keep(self, holder: Holder) -> None:
         """Extend the lease while the work goes on; returns when it is lost."""
-        extended = time.monotonic()
-        while time.monotonic() < extended + self._lease_seconds:
+        extended = _time()
+        while _time() < extended + self._lease_seconds:
             await asyncio.sleep(self._lease_seconds / 3)
             try:
                 await holder.confirm()
-                extended = time.monotonic()
+                extended = _time()
             except LeaseLost:
                 return
-            except (SQLAlchemyError, OSError) as error:
+            except StoreUnavailable as error:
                 log.warning("lease.not_extended", error=str(error))
+
+
+def _time() -> float:
+    """Seconds on the event loop's clock, which no change of the date moves."""
+    return asyncio.get_running_loop().time()
 
 
 def failure_of(error: Exception, attempt: int, *, jitter: float) -> Failure:

@@ -11,11 +11,14 @@ import structlog
 
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable
+from shared.bus.permissions import Identity, announced_prefixes
 from shared.relay.relay import Relay
 from shared.runtime.pause import pause
 from shared.runtime.process import Process
 from shared.runtime.settings import ServiceSettings
-from shared.store.database import Engine, connect
+from shared.store.database import connect
+from shared.store.port import Store
+from shared.store.postgres import PostgresStore
 
 log = structlog.get_logger()
 
@@ -26,7 +29,7 @@ RETRY_SECONDS = 1.0
 class Backbone:
     """Open connections, and a relay that runs beside the service."""
 
-    engine: Engine
+    store: Store
     bus: Bus
     relay: Relay
 
@@ -40,19 +43,22 @@ async def open_backbone(
         settings.database_url.get_secret_value(), application=f"kmmhub-{service}", pool_size=pool_size
     )
     try:
-        bus = await _connect_bus(settings.nats_url.get_secret_value(), service, process.stop)
+        bus = await _connect_bus(settings, service, process.stop)
         if bus is None:
             yield None
             return
-        relay = Relay(engine, bus)
+        store = PostgresStore(engine)
+        relay = Relay(store, bus, subjects=announced_prefixes(Identity(service)))
         process.checks["bus"] = lambda: bus.is_connected
+        process.checks["streams"] = lambda: bus.has_streams
+        process.checks["bus_permissions"] = lambda: bus.is_allowed
         process.checks["outbox"] = lambda: relay.is_draining
         stop_relay = asyncio.Event()
         running = asyncio.create_task(relay.run(stop_relay))
         # A service whose relay broke announces nothing: it ends, says why, and is started again.
         running.add_done_callback(lambda _: process.stop.set())
         try:
-            yield Backbone(engine=engine, bus=bus, relay=relay)
+            yield Backbone(store=store, bus=bus, relay=relay)
         finally:
             stop_relay.set()
             relay.wake()
@@ -62,17 +68,17 @@ async def open_backbone(
         await engine.dispose()
 
 
-async def _connect_bus(url: str, service: str, stop: asyncio.Event) -> Bus | None:
+async def _connect_bus(settings: ServiceSettings, service: str, stop: asyncio.Event) -> Bus | None:
+    """Connect as soon as the server is there. A connection that ends for good ends the process, too."""
     while not stop.is_set():
-        bus = None
         try:
-            bus = await jetstream.connect(url, name=f"kmmhub-{service}")
-            await bus.ensure_topology()
+            return await jetstream.connect(
+                settings.nats_url.get_secret_value(),
+                name=service,
+                nkey_seed=settings.nats_nkey_seed,
+                on_closed=stop.set,
+            )
         except BusUnavailable as error:
-            if bus is not None:
-                await bus.close()
             log.warning("bus.unavailable", error=str(error))
             await pause(stop, RETRY_SECONDS)
-        else:
-            return bus
     return None

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections.abc import Sequence
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from shared.bus.jetstream import Bus, BusUnavailable
 from shared.runtime.pause import pause
-from shared.store import outbox
-from shared.store.database import Engine
+from shared.store.port import OutboxRow, Store, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -27,9 +25,11 @@ class Relay:
     handlers tolerate.
     """
 
-    def __init__(self, engine: Engine, bus: Bus) -> None:
-        self._engine = engine
+    def __init__(self, store: Store, bus: Bus, *, subjects: Sequence[str] = ("",)) -> None:
+        """`subjects`: how the subjects of the rows begin that this relay may publish."""
+        self._store = store
         self._bus = bus
+        self._subjects = subjects
         self._wake = asyncio.Event()
         self.is_draining = False
         """Whether the last look at the outbox went well: database and bus are there."""
@@ -43,28 +43,32 @@ class Relay:
         while not stop.is_set():
             self._wake.clear()
             try:
-                drained = await self._drain_once()
-                self.is_draining = True
-                if drained == BATCH:
+                if await self._drain_once() == BATCH:
                     continue
-            except BusUnavailable as error:
+            except StoreUnavailable as error:
                 self.is_draining = False
                 log.warning("relay.failed", error=str(error))
-                # One stream that is gone, and whose workers are away, must not hold back the others' messages.
-                with contextlib.suppress(BusUnavailable):
-                    await self._bus.ensure_topology()
-                self._wake.clear()
-            except (SQLAlchemyError, OSError) as error:
-                self.is_draining = False
-                log.warning("relay.failed", error=f"Postgres cannot be used: {error}; is DATABASE_URL right?")
                 self._wake.clear()
             await pause(self._wake, IDLE_SECONDS)
 
     async def _drain_once(self) -> int:
-        async with self._engine.begin() as connection:
-            rows = await outbox.lock_rows(connection, limit=BATCH)
-            await asyncio.gather(
-                *(self._bus.publish(row.subject, row.payload, message_id=row.message_id) for row in rows)
-            )
-            await outbox.delete_rows(connection, [row.id for row in rows])
-        return len(rows)
+        """Publish what waits. Returns how many rows went; what the bus does not take stays for the next look."""
+        async with self._store.begin() as transaction:
+            rows = await transaction.lock_outbox(limit=BATCH, subjects=self._subjects)
+            refusals = await asyncio.gather(*(self._publish(row) for row in rows))
+            # A stream that is gone holds back its own messages, not the others'.
+            published = [row.id for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
+            await transaction.delete_from_outbox(published)
+        waiting = [refusal for refusal in refusals if refusal is not None]
+        if waiting:
+            log.warning("relay.failed", error=waiting[0], waiting=len(waiting))
+        self.is_draining = not waiting
+        return len(published)
+
+    async def _publish(self, row: OutboxRow) -> str | None:
+        """None once the bus has the message, else why not."""
+        try:
+            await self._bus.publish(row.subject, row.payload, message_id=row.message_id)
+        except BusUnavailable as error:
+            return str(error)
+        return None

@@ -13,7 +13,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.domain.errors import PermanentError, TransientError
+from shared.domain.errors import PermanentError
+from shared.store.port import StoreUnavailable
 
 Connection: TypeAlias = AsyncConnection
 Engine: TypeAlias = AsyncEngine
@@ -36,10 +37,8 @@ class DatabaseAddressInvalid(PermanentError):
     reason = "DatabaseAddressInvalid"
 
 
-class DatabaseUnavailable(TransientError):
+class DatabaseUnavailable(StoreUnavailable):
     """Postgres does not answer, refuses, or lacks our schema."""
-
-    reason = "DatabaseUnavailable"
 
 
 def connect(database_url: str, *, application: str, pool_size: int = 5) -> AsyncEngine:
@@ -111,10 +110,11 @@ def explained_failures(database_url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, StoreUnavailable) as error:
         url = make_url(database_url)
+        cause = error.__cause__ if isinstance(error, StoreUnavailable) else error
         raise DatabaseUnavailable(
             f"Postgres at {url.host}:{url.port or 5432}, database {url.database!r}: "
-            f"{getattr(error, 'orig', None) or error}; does it run, is DATABASE_URL right, "
+            f"{getattr(cause, 'orig', None) or cause}; does it run, is DATABASE_URL right, "
             "has `kmmhub migrate` been run?"
         ) from error

@@ -10,6 +10,7 @@
 | artifacts | dispatcher (wants), builder, signer (results, under a lease) | images that some cluster needs |
 | module_kernels | dispatcher | which artifact each module wants for each kernel |
 | outbox | whoever commits a fact | announcements that commit with the fact |
+| dead_letters | whoever consumes a queue | messages that cannot be handled, until a person decides |
 """
 
 from __future__ import annotations
@@ -169,4 +170,18 @@ outbox = sa.Table(
     sa.Column("message_id", sa.Text, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     _timestamp("created_at"),
+)
+
+dead_letters = sa.Table(
+    "dead_letters",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("payload_sha256", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("deliveries", sa.Integer, nullable=False),
+    _timestamp("died_at"),
+    sa.UniqueConstraint("queue", "subject", "payload_sha256"),
 )

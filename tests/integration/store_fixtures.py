@@ -9,6 +9,7 @@ from shared.domain.artifact import ArtifactRequest, SignRecipe
 from shared.domain.kernel import KernelVersion
 from shared.store.database import Engine, connect
 from shared.store.migrate import upgrade
+from shared.store.postgres import PostgresStore
 
 
 @pytest.fixture
@@ -18,6 +19,12 @@ async def engine(database_url: str) -> AsyncIterator[Engine]:
     opened = connect(database_url, application="test", pool_size=20)
     yield opened
     await opened.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> PostgresStore:
+    """The store on it."""
+    return PostgresStore(engine)
 
 
 def artifact_request(number: int, *, is_signed: bool = False) -> ArtifactRequest:

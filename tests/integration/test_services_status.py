@@ -20,6 +20,7 @@ from shared.events.messages import Changed, Kind
 from shared.kube.client import EVENTS
 from shared.store.database import connect
 from shared.store.outbox import announce
+from shared.store.postgres import PostgresStore
 
 __all__ = ["fleet"]  # a fixture
 
@@ -134,8 +135,8 @@ async def test_nothing_is_written_or_told_twice_while_the_watcher_is_behind(
         await asyncio.sleep(1.5)
         before, told = await fleet.module(name), await events_of(fleet, name)
         for _ in range(2):
-            async with engine.begin() as connection:
-                await announce(connection, [Changed(kind=Kind.MODULE, name=name)])
+            async with PostgresStore(engine).begin() as transaction:
+                await announce(transaction, [Changed(kind=Kind.MODULE, name=name)])
             await asyncio.sleep(1.5)
         assert await fleet.module(name) == before
         assert await events_of(fleet, name) == told

@@ -7,15 +7,15 @@ import sys
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from services.watcher import record
 from shared.domain.artifact import ArtifactRequest, Stage
 from shared.domain.kernel import KernelVersion
-from shared.store import artifacts, tables
-from shared.store.artifacts import Failure
+from shared.domain.lease import Failure
+from shared.store import artifacts
 from shared.store.database import connect
 from shared.store.migrate import upgrade
+from shared.store.postgres import PostgresStore
 
 pytestmark = pytest.mark.integration
 
@@ -63,10 +63,10 @@ def filled(database_url: str) -> str:
 
     async def fill() -> None:
         engine = connect(database_url, application="test")
-        async with engine.begin() as connection:
-            await record.record_facts(connection, record.MODULES, [module_row("m", "r.example/m:1")])
+        async with PostgresStore(engine).begin() as transaction:
+            await record.record_facts(transaction, record.MODULES, [module_row("m", "r.example/m:1")])
             await record.record_facts(
-                connection, record.CLUSTERS, [cluster_row("c1", KERNEL), cluster_row("silent")]
+                transaction, record.CLUSTERS, [cluster_row("c1", KERNEL), cluster_row("silent")]
             )
         await engine.dispose()
 
@@ -118,20 +118,17 @@ def test_retry_clears_a_failure(filled: str) -> None:
 
     async def prepare() -> None:
         engine = connect(filled, application="test")
-        async with engine.begin() as connection:
+        async with PostgresStore(engine).begin() as transaction:
             request = ArtifactRequest(
                 target="r.example/m:1", kernel=KernelVersion(KERNEL), architecture="amd64"
             )
-            await artifacts.want(connection, [request])
-            await connection.execute(
-                sa.insert(tables.module_kernels).values(module="m", kernel=KERNEL, artifact_key=request.key)
-            )
-        async with engine.begin() as connection:
-            lease = await artifacts.take_lease(connection, request.key, Stage.BUILD, owner="t", seconds=30)
+            await artifacts.want(transaction, [request])
+            await transaction.put_module_kernels({("m", KERNEL): request.key})
+        async with PostgresStore(engine).begin() as transaction:
+            lease = await artifacts.take_lease(transaction, request.key, Stage.BUILD, owner="t", seconds=30)
             assert lease is not None
-            assert await artifacts.fail(
-                connection, lease, Failure(reason="BuildFailed", message="no", retry_seconds=None)
-            )
+            failure = Failure(reason="BuildFailed", message="no", retry_seconds=None)
+            assert await artifacts.finish(transaction, lease, failure, seconds=1)
         await engine.dispose()
 
     asyncio.run(prepare())

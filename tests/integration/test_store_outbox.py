@@ -1,13 +1,14 @@
 """The outbox on real Postgres and NATS: nothing is announced that did not happen, nothing is lost or doubled."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import nats
 import pytest
 from running_services import eventually
-from store_fixtures import engine
+from store_fixtures import engine, store
 
 from localhub.hub import HubAddresses
 from shared.bus import jetstream
@@ -17,9 +18,9 @@ from shared.domain.artifact import ArtifactKey, Stage
 from shared.events.messages import Changed, Kind, Requested, decode_changed
 from shared.relay.relay import Relay
 from shared.store import outbox
-from shared.store.database import Engine
+from shared.store.postgres import PostgresStore
 
-__all__ = ["engine"]  # a fixture
+__all__ = ["engine", "store"]  # fixtures
 
 pytestmark = pytest.mark.integration
 
@@ -32,53 +33,56 @@ async def bus(hub: HubAddresses) -> AsyncIterator[Bus]:
     await opened.close()
 
 
-async def announce(engine: Engine, *names: str) -> None:
-    async with engine.begin() as connection:
-        await outbox.announce(connection, (Changed(kind=Kind.CLUSTER, name=name) for name in names))
+async def announce(store: PostgresStore, *names: str) -> None:
+    async with store.begin() as transaction:
+        await outbox.announce(transaction, (Changed(kind=Kind.CLUSTER, name=name) for name in names))
 
 
-async def count(engine: Engine) -> int:
-    async with engine.connect() as connection:
-        return await outbox.count_rows(connection)
+async def count(store: PostgresStore) -> int:
+    async with store.begin() as transaction:
+        return await transaction.count_outbox()
 
 
-async def test_a_fact_that_is_rolled_back_announces_nothing(engine: Engine) -> None:
-    async with engine.connect() as connection:
-        await outbox.announce(connection, [Changed(kind=Kind.CLUSTER, name="a")])
-        await connection.rollback()
+async def test_a_fact_that_is_rolled_back_announces_nothing(store: PostgresStore) -> None:
+    with contextlib.suppress(KeyError):
+        async with store.begin() as transaction:
+            await outbox.announce(transaction, [Changed(kind=Kind.CLUSTER, name="a")])
+            raise KeyError
 
-    assert await count(engine) == 0
+    assert await count(store) == 0
 
 
-async def test_a_row_that_commits_late_is_published_though_later_ones_went_first(engine: Engine) -> None:
-    async with engine.connect() as slow:
+async def test_a_row_that_commits_late_is_published_though_later_ones_went_first(
+    store: PostgresStore,
+) -> None:
+    async with store.begin() as slow:
         await outbox.announce(slow, [Changed(kind=Kind.CLUSTER, name="slow")])
-        await announce(engine, "quick")
-        async with engine.begin() as connection:
-            (quick,) = await outbox.lock_rows(connection, limit=10)
-            await outbox.delete_rows(connection, [quick.id])
-        await slow.commit()
+        await announce(store, "quick")
+        async with store.begin() as transaction:
+            (quick,) = await transaction.lock_outbox(limit=10)
+            await transaction.delete_from_outbox([quick.id])
 
-    async with engine.begin() as connection:
-        (row,) = await outbox.lock_rows(connection, limit=10)
+    async with store.begin() as transaction:
+        (row,) = await transaction.lock_outbox(limit=10)
     assert decode_changed(row.payload).name == "slow"
     assert row.id < quick.id
 
 
-async def test_a_relay_that_dies_before_its_commit_leaves_the_rows(engine: Engine) -> None:
-    await announce(engine, "a", "b")
-    async with engine.connect() as connection:
-        rows = await outbox.lock_rows(connection, limit=10)
-        async with engine.begin() as other:
-            assert await outbox.lock_rows(other, limit=10) == []
-        await outbox.delete_rows(connection, [row.id for row in rows])
-        await connection.rollback()
+async def test_a_relay_that_dies_before_its_commit_leaves_the_rows(store: PostgresStore) -> None:
+    await announce(store, "a", "b")
+    with contextlib.suppress(KeyError):
+        async with store.begin() as transaction:
+            rows = await transaction.lock_outbox(limit=10)
+            async with store.begin() as other:
+                assert await other.lock_outbox(limit=10) == []
+            await transaction.delete_from_outbox([row.id for row in rows])
+            raise KeyError
 
-    async with engine.begin() as connection:
-        assert await outbox.lock_rows(connection, limit=10) == rows
+    async with store.begin() as transaction:
+        assert await transaction.lock_outbox(limit=10) == rows
 
 
-async def test_two_relays_publish_each_announcement_once(engine: Engine, bus: Bus) -> None:
+async def test_two_relays_publish_each_announcement_once(store: PostgresStore, bus: Bus) -> None:
     """Two relays drain while facts commit; whatever is left in the stream by others is passed over."""
     names = [f"once-{number}" for number in range(2000)]
     seen: Counter[str] = Counter()
@@ -90,17 +94,17 @@ async def test_two_relays_publish_each_announcement_once(engine: Engine, bus: Bu
         )
         return Done()
 
-    relays = [Relay(engine, bus), Relay(engine, bus)]
+    relays = [Relay(store, bus), Relay(store, bus)]
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(bus.consume_batches(CHANGES, note, batch=500, stop=stop))
         for relay in relays:
             group.create_task(relay.run(stop_relays))
         for start in range(0, len(names), 50):
-            await announce(engine, *names[start : start + 50])
+            await announce(store, *names[start : start + 50])
             relays[start % 2].wake()
 
         async def is_drained() -> bool:
-            return len(seen) == len(names) and await count(engine) == 0
+            return len(seen) == len(names) and await count(store) == 0
 
         await eventually(is_drained, what="everything is announced")
         await asyncio.sleep(0.3)
@@ -110,35 +114,39 @@ async def test_two_relays_publish_each_announcement_once(engine: Engine, bus: Bu
     assert seen == Counter(names)
 
 
-async def test_a_stream_that_is_gone_holds_nothing_back(engine: Engine, bus: Bus, hub: HubAddresses) -> None:
+async def test_a_stream_that_is_gone_holds_nothing_back(
+    store: PostgresStore, bus: Bus, hub: HubAddresses
+) -> None:
     administrator = await nats.connect(hub.nats_url)
     await administrator.jetstream().delete_stream(SIGNATURES.stream)
     await administrator.close()
-    async with engine.begin() as connection:
+    async with store.begin() as transaction:
         signing = Requested(stage=Stage.SIGN, artifact=ArtifactKey("a" * 64), announcement=0)
-        await outbox.announce(connection, [signing, Changed(kind=Kind.CLUSTER, name="other")])
+        await outbox.announce(transaction, [signing, Changed(kind=Kind.CLUSTER, name="other")])
     stop = asyncio.Event()
-    running = asyncio.create_task(Relay(engine, bus).run(stop))
+    running = asyncio.create_task(Relay(store, bus).run(stop))
 
     async def is_empty() -> bool:
-        return await count(engine) == 0
+        return await count(store) == 0
 
     await eventually(is_empty, what="both are published")
     stop.set()
     await asyncio.wait_for(running, 10)
 
 
-async def test_a_relay_waits_while_nats_is_away_and_loses_nothing(engine: Engine, hub: HubAddresses) -> None:
-    await announce(engine, "kept")
+async def test_a_relay_waits_while_nats_is_away_and_loses_nothing(
+    store: PostgresStore, hub: HubAddresses
+) -> None:
+    await announce(store, "kept")
     closed = await jetstream.connect(hub.nats_url, name="test")
     await closed.close()
     stop = asyncio.Event()
-    running = asyncio.create_task(Relay(engine, closed).run(stop))
+    running = asyncio.create_task(Relay(store, closed).run(stop))
     await asyncio.sleep(1.5)
     assert not running.done()
     stop.set()
     await asyncio.wait_for(running, 10)
 
-    assert await count(engine) == 1
+    assert await count(store) == 1
     with pytest.raises(BusUnavailable):
         await closed.publish("kmm.changed.x", b"", message_id="1")

@@ -21,12 +21,11 @@ from services.dispatcher.picture import Picture, _needs, _selected
 from services.dispatcher.report import Place
 from services.dispatcher.scope import Scope
 from services.dispatcher.status import Survey, module_status
-from services.dispatcher.stored import StoredWork
 from services.watcher import record
 from services.watcher.facts import cluster_row
 from services.watcher.kinds import ClusterClaim, ManagedCluster, ManagedClusterStatus
 from shared.domain.claim import read_claim
-from shared.domain.work import IMAGES_ANNOTATION, MODULE_LABEL, ObservedWork, observe_work
+from shared.domain.work import IMAGES_ANNOTATION, MODULE_LABEL, ObservedWork, StoredWork, observe_work
 from shared.kube.reflector import Metadata
 
 Json = dict[str, Any]

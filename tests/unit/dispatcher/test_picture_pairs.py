@@ -20,9 +20,8 @@ from services.dispatcher.catalog import Catalog, ReadModule, outcome_of
 from services.dispatcher.decide import Cluster, Create, Delete, Leave, Why
 from services.dispatcher.picture import Picture, _needs, _posted, _selected
 from services.dispatcher.scope import Pair, Scope
-from services.dispatcher.stored import StoredWork
 from services.dispatcher.survey import survey_module
-from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
+from shared.domain.work import MODULE_LABEL, ObservedWork, StoredWork, observe_work
 
 A, B = KERNELS[:2]
 Json = dict[str, Any]

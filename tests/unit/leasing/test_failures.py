@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from shared.domain.backoff import FIRST_SECONDS, MAX_SECONDS, retry_delay
 from shared.domain.errors import HubError, PermanentError, TransientError
+from shared.domain.lease import Failure
 from shared.leasing.secrets import SecretIncomplete, SecretMissing
 from shared.leasing.worker import LeaseLost, failure_of
-from shared.store.artifacts import Failure
 
 
 class BuildBroke(PermanentError):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shared.domain.artifact import ArtifactState, Stage
+from shared.domain.lease import stage_of
 from shared.domain.work import (
     HASH_ANNOTATION,
     IMAGES_ANNOTATION,
@@ -17,8 +18,7 @@ from shared.domain.work import (
     WorkCondition,
     observe_work,
 )
-from shared.store.artifacts import _stage_of
-from shared.store.works import _row, read_work
+from shared.store.work_rows import _row, _work
 
 Json = dict[str, Any]
 
@@ -272,7 +272,7 @@ def test_a_work_is_read_back_from_its_row(given: Json, posted: str | None) -> No
     observed = observe_work(given)
     row = json.loads(json.dumps(_row(observed, posted=posted)))
     assert row["posted_hash"] == posted
-    assert read_work(SimpleNamespace(**row)) == observed
+    assert _work(SimpleNamespace(**row)) == observed
 
 
 @pytest.mark.parametrize(
@@ -285,4 +285,4 @@ def test_a_work_is_read_back_from_its_row(given: Json, posted: str | None) -> No
     ],
 )
 def test_whom_an_overdue_artifact_is_announced_to(state: ArtifactState, stage: Stage) -> None:
-    assert _stage_of(state) is stage
+    assert stage_of(state) is stage

@@ -126,6 +126,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
     op.create_table(
+        "dead_letters",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("payload_sha256", sa.Text(), nullable=False),
+        sa.Column("cause", sa.Text(), nullable=False),
+        sa.Column("deliveries", sa.Integer(), nullable=False),
+        sa.Column("died_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
+        sa.UniqueConstraint("queue", "subject", "payload_sha256", name=op.f("uq_dead_letters_queue")),
+    )
+    op.create_table(
         "secrets",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False, comment="a slow, salted hash of the content"),
@@ -194,6 +207,7 @@ def downgrade() -> None:
     op.drop_table("works")
     op.drop_table("syncs")
     op.drop_table("secrets")
+    op.drop_table("dead_letters")
     op.drop_table("outbox")
     op.drop_table("modules")
     op.drop_index("ix_module_kernels_artifact_key", table_name="module_kernels")

@@ -1,0 +1,254 @@
+"""How an artifact moves from one state to the next, under leases. Pure: the store locks, these rules decide.
+
+A lease is a state with a deadline by the database's clock and a fencing number. Whoever takes a lease raises the
+number; every later step of the holder names it, so that a worker that lost its lease changes nothing. Attempts are
+counted on the artifact, because the bus may forget them.
+
+`now` is always the database's clock. A step that does not apply is None.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from shared.domain.artifact import Artifact, ArtifactKey, ArtifactRequest, ArtifactState, Stage
+
+ANNOUNCE_AGAIN_SECONDS = 30
+"""An artifact that nobody took is announced again after this time, doubled with each announcement up to 16 times."""
+
+ENDED = frozenset({ArtifactState.READY, ArtifactState.FAILED})
+"""States that are left only because somebody asks for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to work on one stage of an artifact until its deadline.
+
+    Attributes:
+        fence: the fencing number that every step under this lease names.
+        attempt: 1 for the first try of this stage.
+        source: for the signer, the image to sign as `name@digest`.
+    """
+
+    key: ArtifactKey
+    stage: Stage
+    fence: int
+    attempt: int
+    request: ArtifactRequest
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """The image that a build stage ended with.
+
+    Attributes:
+        source: `name@digest`.
+        is_adopted: the image was there already.
+        log_tail: the end of the build's output.
+    """
+
+    source: str
+    is_adopted: bool
+    log_tail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """The signed image, read back and verified.
+
+    Attributes:
+        digest: its digest.
+        signed_by: SHA-256 fingerprint of the certificate.
+    """
+
+    digest: str
+    signed_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a stage failed.
+
+    Attributes:
+        retry_seconds: when the next try is due; None if a retry cannot help.
+    """
+
+    reason: str
+    message: str
+    retry_seconds: float | None
+    log_tail: str | None = None
+
+
+Result: TypeAlias = "Built | Signed | Failure"
+
+
+def new(request: ArtifactRequest, *, now: dt.datetime) -> Artifact:
+    """The artifact of a request that nobody made before, waiting for a builder."""
+    return Artifact(
+        key=request.key,
+        request=request,
+        state=ArtifactState.WANTED,
+        attempts=0,
+        source=None,
+        digest=None,
+        signed_by=None,
+        reason=None,
+        message=None,
+        not_before=now,
+        announce_after=now + _seconds(ANNOUNCE_AGAIN_SECONDS),
+    )
+
+
+def take(
+    artifact: Artifact, stage: Stage, *, owner: str, seconds: float, now: dt.datetime
+) -> tuple[Artifact, Lease] | None:
+    """Take the lease of a stage, if the artifact waits for it and is due, or if its holder's lease ran out.
+
+    Args:
+        artifact: locked.
+        stage: what the taker will do.
+        owner: shown to people; plays no part in the decision.
+        seconds: how long the lease holds without a heartbeat.
+        now: the database's clock.
+    """
+    if artifact.state not in {stage.waiting, stage.working} or artifact.not_before > now:
+        return None
+    taken = replace(
+        artifact,
+        state=stage.working,
+        fence=artifact.fence + 1,
+        attempts=artifact.attempts + 1,
+        owner=owner,
+        not_before=now + _seconds(seconds),
+        announce_after=now + _seconds(seconds),
+    )
+    lease = Lease(
+        key=artifact.key,
+        stage=stage,
+        fence=taken.fence,
+        attempt=taken.attempts,
+        request=artifact.request,
+        source=artifact.source,
+    )
+    return taken, lease
+
+
+def is_held(artifact: Artifact, lease: Lease) -> bool:
+    """Whether the lease is still the newest: the fence check. A deadline that passed takes nothing away yet."""
+    return artifact.fence == lease.fence and artifact.state is lease.stage.working
+
+
+def extend(artifact: Artifact, lease: Lease, *, seconds: float, now: dt.datetime) -> Artifact | None:
+    """A heartbeat. None if the lease is lost: stop working, another worker may have begun."""
+    if not is_held(artifact, lease):
+        return None
+    deadline = now + _seconds(seconds)
+    return replace(artifact, not_before=deadline, announce_after=deadline)
+
+
+def release(artifact: Artifact, lease: Lease, *, now: dt.datetime) -> Artifact | None:
+    """Give the artifact back untouched, at once and without counting an attempt: a clean shutdown."""
+    if not is_held(artifact, lease):
+        return None
+    return _announced(
+        replace(artifact, state=lease.stage.waiting, attempts=artifact.attempts - 1, not_before=now), now
+    )
+
+
+def finish(
+    artifact: Artifact, lease: Lease, result: Result, *, seconds: float, now: dt.datetime
+) -> Artifact | None:
+    """Record how a stage ended. `seconds`: how long it took."""
+    if not is_held(artifact, lease):
+        return None
+    match result:
+        case Built():
+            return _built(artifact, result, seconds, now)
+        case Signed():
+            return replace(
+                artifact,
+                state=ArtifactState.READY,
+                digest=result.digest,
+                signed_by=result.signed_by,
+                sign_seconds=seconds,
+                reason=None,
+                message=None,
+                attempts=0,
+            )
+        case Failure():
+            return _failed(artifact, lease.stage, result, now)
+
+
+def retry(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
+    """Let a failed artifact be tried again, from the stage that failed; its failure is shown until that ends."""
+    if artifact.state is not ArtifactState.FAILED:
+        return None
+    state = ArtifactState.WANTED if artifact.source is None else ArtifactState.BUILT
+    return _announced(replace(artifact, state=state, attempts=0, not_before=now), now)
+
+
+def check_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
+    """Let an artifact that has ended, well or not, begin anew.
+
+    For whoever asks again for what it had before: the tag may stand for another image by now.
+    """
+    if artifact.state not in ENDED:
+        return None
+    anew = replace(new(artifact.request, now=now), fence=artifact.fence, announced=artifact.announced)
+    return _announced(anew, now)
+
+
+def announce_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
+    """For an artifact that should have moved by now: the message was lost, or its worker died."""
+    if artifact.state in ENDED or artifact.announce_after > now:
+        return None
+    patience = ANNOUNCE_AGAIN_SECONDS * 2 ** min(artifact.announced, 4)
+    return replace(artifact, announced=artifact.announced + 1, announce_after=now + _seconds(patience))
+
+
+def stage_of(state: ArtifactState) -> Stage:
+    """The stage that an artifact waits for, or is in."""
+    return Stage.BUILD if state in {ArtifactState.WANTED, ArtifactState.BUILDING} else Stage.SIGN
+
+
+def _built(artifact: Artifact, result: Built, seconds: float, now: dt.datetime) -> Artifact:
+    built = replace(
+        artifact,
+        source=result.source,
+        source_is_adopted=result.is_adopted,
+        build_seconds=seconds,
+        log_tail=result.log_tail,
+        reason=None,
+        message=None,
+        attempts=0,
+        not_before=now,
+    )
+    if artifact.request.sign is None:
+        return replace(built, state=ArtifactState.READY, digest=result.source.partition("@")[2])
+    return _announced(replace(built, state=ArtifactState.BUILT), now)
+
+
+def _failed(artifact: Artifact, stage: Stage, failure: Failure, now: dt.datetime) -> Artifact:
+    told = replace(
+        artifact,
+        reason=failure.reason,
+        message=failure.message,
+        log_tail=failure.log_tail or artifact.log_tail,
+    )
+    if failure.retry_seconds is None:
+        return replace(told, state=ArtifactState.FAILED)
+    due = now + _seconds(failure.retry_seconds)
+    return replace(told, state=stage.waiting, not_before=due, announce_after=due)
+
+
+def _announced(artifact: Artifact, now: dt.datetime) -> Artifact:
+    """Its stage is announced with the step that leads here."""
+    later = now + _seconds(ANNOUNCE_AGAIN_SECONDS)
+    return replace(artifact, announced=artifact.announced + 1, announce_after=later)
+
+
+def _seconds(seconds: float) -> dt.timedelta:
+    return dt.timedelta(seconds=seconds)
