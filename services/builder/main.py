@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -82,13 +81,7 @@ async def build(settings: BuilderSettings, process: Process) -> None:
                 concurrency=settings.concurrency,
                 stop=process.stop,
             )
-            async with asyncio.TaskGroup() as group:
-                group.create_task(worker.poll())
-                group.create_task(
-                    backbone.bus.consume(
-                        BUILDS, worker.handle, concurrency=settings.concurrency, stop=process.stop
-                    )
-                )
+            await worker.run(BUILDS)
 
 
 @contextlib.contextmanager

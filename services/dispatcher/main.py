@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from services.dispatcher.permissions import Grant
 from services.dispatcher.reconcile import Reconciler
-from shared.bus.jetstream import Done, Retry, Verdict
+from shared.bus.port import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
 from shared.domain.backoff import retry_delay
 from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
@@ -60,6 +60,17 @@ class Dispatcher:
         self._again: dict[Changed, float] = {}
         self._failures: dict[Changed, int] = {}
         self._to_report: set[str] = set()
+
+    async def run(self, stop: asyncio.Event, *, resync_seconds: float) -> None:
+        """Reconcile what is announced, and everything every so many seconds, until `stop` is set."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.resync(stop, every=resync_seconds))
+            group.create_task(self.retry(stop))
+            group.create_task(self.report(stop))
+            group.create_task(self.sweep(stop))
+            group.create_task(
+                self._backbone.bus.consume_batches(CHANGES, self.handle, batch=BATCH, stop=stop)
+            )
 
     async def handle(self, payloads: Collection[bytes]) -> Verdict:
         """Reconcile a batch of announcements."""
@@ -167,13 +178,4 @@ async def dispatch(settings: DispatcherSettings, process: Process) -> None:
             namespace=settings.operator_namespace,
             grant=settings.spoke_permissions,
         )
-        dispatcher = Dispatcher(reconciler, backbone)
-        stop = process.stop
-        async with asyncio.TaskGroup() as group:
-            group.create_task(dispatcher.resync(stop, every=settings.resync_seconds))
-            group.create_task(dispatcher.retry(stop))
-            group.create_task(dispatcher.report(stop))
-            group.create_task(dispatcher.sweep(stop))
-            group.create_task(
-                backbone.bus.consume_batches(CHANGES, dispatcher.handle, batch=BATCH, stop=stop)
-            )
+        await Dispatcher(reconciler, backbone).run(process.stop, resync_seconds=settings.resync_seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 
@@ -59,10 +58,4 @@ async def sign(settings: SignerSettings, process: Process) -> None:
             concurrency=settings.concurrency,
             stop=process.stop,
         )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(worker.poll())
-            group.create_task(
-                backbone.bus.consume(
-                    SIGNATURES, worker.handle, concurrency=settings.concurrency, stop=process.stop
-                )
-            )
+        await worker.run(SIGNATURES)

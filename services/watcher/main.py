@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from shared.domain.work import ObservedWork, observe_work
 from shared.kube import client
 from shared.kube.client import KubeClient
 from shared.kube.reflector import Listed, Reflector
-from shared.relay.backbone import open_backbone
+from shared.relay.backbone import Backbone, open_backbone
 from shared.runtime.process import Process, run
 from shared.runtime.settings import ServiceSettings, read_settings
 from shared.store.port import Transaction
@@ -24,68 +25,6 @@ from shared.store.port import Transaction
 
 class WatcherSettings(ServiceSettings):
     """Nothing of its own yet."""
-
-
-def main() -> int:
-    """Run the watcher. Returns the exit status."""
-    settings = read_settings(WatcherSettings)
-
-    async def body(process: Process) -> None:
-        await watch(settings, process)
-
-    return run("watcher", settings, body)
-
-
-async def watch(settings: WatcherSettings, process: Process) -> None:
-    """Reflect all resources until the process is stopped."""
-    async with (
-        await KubeClient.connect() as kube,
-        open_backbone(settings, process, service="watcher") as backbone,
-    ):
-        if backbone is None:
-            return
-        namespace = settings.operator_namespace
-        listed: set[str] = set()
-
-        async def follow(
-            resource: client.Resource, kind: type[Any], recorder: Recorder[Any], *, within: str | None = None
-        ) -> None:
-            await reflect(
-                Reflector(kube, resource, kind, namespace=within),
-                recorder,
-                resource=resource.plural,
-                store=backbone.store,
-                relay=backbone.relay,
-                listed=listed,
-                stop=process.stop,
-            )
-
-        sources: list[tuple[client.Resource, type[Any], Recorder[Any], str | None]] = [
-            (
-                client.CONFIG_MAPS,
-                kinds.ConfigMap,
-                facts_recorder(record.CONFIG_MAPS, facts.config_map_row),
-                namespace,
-            ),
-            (client.SECRETS, kinds.Secret, facts_recorder(record.SECRETS, facts.secret_row), namespace),
-            (
-                client.MANAGED_CLUSTERS,
-                kinds.ManagedCluster,
-                facts_recorder(record.CLUSTERS, facts.cluster_row),
-                None,
-            ),
-            (
-                client.MODULES,
-                kinds.ManagedClusterModule,
-                facts_recorder(record.MODULES, facts.module_row),
-                None,
-            ),
-            (client.MANIFEST_WORKS, kinds.ManifestWork, works_recorder(), None),
-        ]
-        process.checks["hub"] = lambda: len(listed) == len(sources)
-        async with asyncio.TaskGroup() as group:
-            for resource, kind, recorder, within in sources:
-                group.create_task(follow(resource, kind, recorder, within=within))
 
 
 def facts_recorder(table: FactTable, to_row: Callable[[Any], Row]) -> Recorder[Any]:
@@ -128,3 +67,81 @@ def works_recorder() -> Recorder[kinds.ManifestWork]:
         await record.mark_synced(transaction, "works", resource_version=end.resource_version)
 
     return Recorder(seen=seen, removed=removed, listed=listed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One resource that is reflected; `is_ours`: only within the operator's namespace."""
+
+    resource: client.Resource
+    kind: type[Any]
+    recorder: Recorder[Any]
+    is_ours: bool = False
+
+
+SOURCES = (
+    Source(
+        resource=client.CONFIG_MAPS,
+        kind=kinds.ConfigMap,
+        recorder=facts_recorder(record.CONFIG_MAPS, facts.config_map_row),
+        is_ours=True,
+    ),
+    Source(
+        resource=client.SECRETS,
+        kind=kinds.Secret,
+        recorder=facts_recorder(record.SECRETS, facts.secret_row),
+        is_ours=True,
+    ),
+    Source(
+        resource=client.MANAGED_CLUSTERS,
+        kind=kinds.ManagedCluster,
+        recorder=facts_recorder(record.CLUSTERS, facts.cluster_row),
+    ),
+    Source(
+        resource=client.MODULES,
+        kind=kinds.ManagedClusterModule,
+        recorder=facts_recorder(record.MODULES, facts.module_row),
+    ),
+    Source(resource=client.MANIFEST_WORKS, kind=kinds.ManifestWork, recorder=works_recorder()),
+)
+
+
+def main() -> int:
+    """Run the watcher. Returns the exit status."""
+    settings = read_settings(WatcherSettings)
+
+    async def body(process: Process) -> None:
+        await watch(settings, process)
+
+    return run("watcher", settings, body)
+
+
+async def watch(settings: WatcherSettings, process: Process) -> None:
+    """Reflect all resources until the process is stopped."""
+    async with (
+        await KubeClient.connect() as kube,
+        open_backbone(settings, process, service="watcher") as backbone,
+    ):
+        if backbone is not None:
+            await reflect_all(kube, backbone, process, namespace=settings.operator_namespace)
+
+
+async def reflect_all(kube: KubeClient, backbone: Backbone, process: Process, *, namespace: str) -> None:
+    """Reflect all resources, ConfigMaps and Secrets of `namespace` among them, until the process is stopped."""
+    listed: set[str] = set()
+
+    async def follow(source: Source) -> None:
+        await reflect(
+            Reflector(kube, source.resource, source.kind, namespace=namespace if source.is_ours else None),
+            source.recorder,
+            resource=source.resource.plural,
+            store=backbone.store,
+            relay=backbone.relay,
+            listed=listed,
+            stop=process.stop,
+        )
+
+    process.checks["hub"] = lambda: len(listed) == len(SOURCES)
+    async with asyncio.TaskGroup() as group:
+        for source in SOURCES:
+            group.create_task(follow(source))

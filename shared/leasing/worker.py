@@ -16,7 +16,8 @@ from typing import TypeAlias
 import structlog
 from prometheus_client import Counter, Histogram
 
-from shared.bus.jetstream import Done, Retry, Verdict
+from shared.bus.port import Done, Retry, Verdict
+from shared.bus.topology import Queue
 from shared.domain.artifact import Stage
 from shared.domain.backoff import retry_delay
 from shared.domain.errors import HubError, PermanentError
@@ -85,8 +86,17 @@ class StageWorker:
         self._backbone = backbone
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._stop = stop
+
+    async def run(self, queue: Queue) -> None:
+        """Work on what the queue brings, and on what nobody took, until the process is stopped."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.poll())
+            group.create_task(
+                self._backbone.bus.consume(queue, self.handle, concurrency=self._concurrency, stop=self._stop)
+            )
 
     async def handle(self, payload: bytes) -> Verdict:
         """Work on one request, if it is still due and nobody else does."""
@@ -123,8 +133,6 @@ class StageWorker:
     async def _take_and_work(self, key: str) -> None:
         """Raises StoreUnavailable: the lease could not be taken."""
         async with self._slots:
-            if self._stop.is_set():
-                return
             async with self._backbone.store.begin() as transaction:
                 lease = await artifacts.take_lease(
                     transaction, key, self._stage, owner=self._owner, seconds=self._lease_seconds

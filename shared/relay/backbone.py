@@ -12,6 +12,7 @@ import structlog
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable
 from shared.bus.permissions import Identity, announced_prefixes
+from shared.bus.port import MessageBus
 from shared.relay.relay import Relay
 from shared.runtime.pause import pause
 from shared.runtime.process import Process
@@ -30,7 +31,7 @@ class Backbone:
     """Open connections, and a relay that runs beside the service."""
 
     store: Store
-    bus: Bus
+    bus: MessageBus
     relay: Relay
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared.bus.jetstream import Bus, BusUnavailable
+from shared.bus.port import BusUnavailable, MessageBus
 from shared.runtime.pause import pause
 from shared.store.port import OutboxRow, Store, StoreUnavailable
 
@@ -25,7 +25,7 @@ class Relay:
     handlers tolerate.
     """
 
-    def __init__(self, store: Store, bus: Bus, *, subjects: Sequence[str] = ("",)) -> None:
+    def __init__(self, store: Store, bus: MessageBus, *, subjects: Sequence[str] = ("",)) -> None:
         """`subjects`: how the subjects of the rows begin that this relay may publish."""
         self._store = store
         self._bus = bus

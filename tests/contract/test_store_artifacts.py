@@ -1,20 +1,19 @@
-"""Leases on real Postgres: one holder, fencing, attempts, and an announcement with every change."""
+"""Leases on both stores: one holder, fencing, attempts, and an announcement with every change."""
 
 import asyncio
 from collections import Counter
 from dataclasses import replace
 
 import pytest
-from store_fixtures import artifact_request, engine, store
+from store_fixtures import artifact_request, store
 
 from shared.domain.artifact import EPOCH, Artifact, ArtifactKey, ArtifactState, Stage
 from shared.domain.lease import Built, Failure, Lease, Signed
 from shared.events.messages import Changed, Requested, decode_changed, decode_requested
 from shared.store import artifacts
-from shared.store.port import Transaction
-from shared.store.postgres import PostgresStore
+from shared.store.port import Store, Transaction
 
-__all__ = ["engine", "store"]  # fixtures
+__all__ = ["store"]  # a fixture
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +21,7 @@ SOURCE = f"registry.example/module@sha256:{'1' * 64}"
 SIGNED = f"sha256:{'2' * 64}"
 
 
-async def wanted(store: PostgresStore, *, is_signed: bool = False) -> ArtifactKey:
+async def wanted(store: Store, *, is_signed: bool = False) -> ArtifactKey:
     """The key of a new artifact; its announcement is taken away."""
     async with store.begin() as transaction:
         (key,) = await artifacts.want(transaction, [artifact_request(1, is_signed=is_signed)])
@@ -45,32 +44,30 @@ async def announced(transaction: Transaction) -> list[str]:
     return words
 
 
-async def take(
-    store: PostgresStore, key: str, stage: Stage = Stage.BUILD, seconds: float = 60
-) -> Lease | None:
+async def take(store: Store, key: str, stage: Stage = Stage.BUILD, seconds: float = 60) -> Lease | None:
     async with store.begin() as transaction:
         return await artifacts.take_lease(transaction, key, stage, owner="test", seconds=seconds)
 
 
-async def held(store: PostgresStore, key: str, stage: Stage = Stage.BUILD, seconds: float = 60) -> Lease:
+async def held(store: Store, key: str, stage: Stage = Stage.BUILD, seconds: float = 60) -> Lease:
     lease = await take(store, key, stage, seconds)
     assert lease is not None
     return lease
 
 
-async def read(store: PostgresStore, key: ArtifactKey) -> Artifact:
+async def read(store: Store, key: ArtifactKey) -> Artifact:
     async with store.begin() as transaction:
         return (await transaction.read_artifacts([key]))[key]
 
 
-async def end(store: PostgresStore, key: str) -> None:
+async def end(store: Store, key: str) -> None:
     """Let the lease, or the pause before the next try, be over."""
     async with store.begin() as transaction:
         (artifact,) = (await transaction.lock_artifacts([key])).artifacts.values()
         await transaction.put_artifacts([replace(artifact, not_before=EPOCH, announce_after=EPOCH)])
 
 
-async def test_a_request_is_wanted_once_and_announced_once(store: PostgresStore) -> None:
+async def test_a_request_is_wanted_once_and_announced_once(store: Store) -> None:
     requests = [artifact_request(number) for number in (1, 2, 2, 1)]
     async with store.begin() as transaction:
         first = await artifacts.want(transaction, requests)
@@ -86,14 +83,14 @@ async def test_a_request_is_wanted_once_and_announced_once(store: PostgresStore)
         assert await artifacts.want(transaction, []) == []
 
 
-async def test_many_artifacts_are_wanted_at_once(store: PostgresStore) -> None:
+async def test_many_artifacts_are_wanted_at_once(store: Store) -> None:
     async with store.begin() as transaction:
         keys = await artifacts.want(transaction, [artifact_request(number) for number in range(6000)])
         assert len(set(keys)) == 6000
         assert len(await transaction.read_artifacts([*keys, *map(str, range(30_000))])) == 6000
 
 
-async def test_of_twenty_takers_at_once_exactly_one_wins(store: PostgresStore) -> None:
+async def test_of_twenty_takers_at_once_exactly_one_wins(store: Store) -> None:
     key = await wanted(store)
     for attempt in range(1, 6):
         leases = await asyncio.gather(*(take(store, key) for _ in range(20)))
@@ -104,7 +101,7 @@ async def test_of_twenty_takers_at_once_exactly_one_wins(store: PostgresStore) -
 
 
 async def test_a_lease_that_ran_out_is_taken_by_another_and_the_stale_holder_changes_nothing(
-    store: PostgresStore,
+    store: Store,
 ) -> None:
     key = await wanted(store)
     stale = await held(store, key)
@@ -130,7 +127,7 @@ async def test_a_lease_that_ran_out_is_taken_by_another_and_the_stale_holder_cha
         assert await artifacts.extend_lease(transaction, current, seconds=60)
 
 
-async def test_a_heartbeat_keeps_a_lease_by_the_databases_clock(store: PostgresStore) -> None:
+async def test_a_heartbeat_keeps_a_lease_by_the_databases_clock(store: Store) -> None:
     key = await wanted(store)
     lease = await held(store, key, seconds=0.6)
     for _ in range(4):
@@ -143,7 +140,7 @@ async def test_a_heartbeat_keeps_a_lease_by_the_databases_clock(store: PostgresS
     assert await take(store, key) is not None
 
 
-async def test_a_build_without_signature_is_ready_and_cannot_be_taken_again(store: PostgresStore) -> None:
+async def test_a_build_without_signature_is_ready_and_cannot_be_taken_again(store: Store) -> None:
     key = await wanted(store)
     lease = await held(store, key)
 
@@ -162,7 +159,7 @@ async def test_a_build_without_signature_is_ready_and_cannot_be_taken_again(stor
 
 
 async def test_a_build_to_be_signed_goes_to_the_signers_and_only_then_has_a_digest(
-    store: PostgresStore,
+    store: Store,
 ) -> None:
     key = await wanted(store, is_signed=True)
     assert await take(store, key, Stage.SIGN) is None
@@ -186,7 +183,7 @@ async def test_a_build_to_be_signed_goes_to_the_signers_and_only_then_has_a_dige
     assert (ready.state, ready.digest, ready.signed_by) == (ArtifactState.READY, SIGNED, "ab")
 
 
-async def test_a_failure_waits_for_its_time_and_the_next_attempt_counts(store: PostgresStore) -> None:
+async def test_a_failure_waits_for_its_time_and_the_next_attempt_counts(store: Store) -> None:
     key = await wanted(store)
     lease = await held(store, key)
     failure = Failure(reason="Broken", message="no", retry_seconds=60, log_tail="the end")
@@ -200,7 +197,7 @@ async def test_a_failure_waits_for_its_time_and_the_next_attempt_counts(store: P
     assert (await held(store, key)).attempt == 2
 
 
-async def test_a_final_failure_is_not_taken_again_and_not_announced(store: PostgresStore) -> None:
+async def test_a_final_failure_is_not_taken_again_and_not_announced(store: Store) -> None:
     key = await wanted(store)
     lease = await held(store, key)
     async with store.begin() as transaction:
@@ -214,7 +211,7 @@ async def test_a_final_failure_is_not_taken_again_and_not_announced(store: Postg
         assert await artifacts.announce_overdue(transaction) == 0
 
 
-async def test_a_released_lease_counts_no_attempt_and_is_free_at_once(store: PostgresStore) -> None:
+async def test_a_released_lease_counts_no_attempt_and_is_free_at_once(store: Store) -> None:
     key = await wanted(store)
     lease = await held(store, key)
     async with store.begin() as transaction:
@@ -226,7 +223,7 @@ async def test_a_released_lease_counts_no_attempt_and_is_free_at_once(store: Pos
     assert (next_one.attempt, next_one.fence) == (1, lease.fence + 1)
 
 
-async def test_overdue_artifacts_are_announced_once_and_then_less_often(store: PostgresStore) -> None:
+async def test_overdue_artifacts_are_announced_once_and_then_less_often(store: Store) -> None:
     key = await wanted(store)
     async with store.begin() as transaction:
         assert await artifacts.announce_overdue(transaction) == 0
@@ -242,7 +239,7 @@ async def test_overdue_artifacts_are_announced_once_and_then_less_often(store: P
     assert [round(wait) for wait in waits] == [30, 60, 120]
 
 
-async def test_the_artifact_of_a_dead_worker_is_announced_for_its_stage(store: PostgresStore) -> None:
+async def test_the_artifact_of_a_dead_worker_is_announced_for_its_stage(store: Store) -> None:
     key = await wanted(store, is_signed=True)
     build = await held(store, key)
     async with store.begin() as transaction:
@@ -257,7 +254,7 @@ async def test_the_artifact_of_a_dead_worker_is_announced_for_its_stage(store: P
         assert await announced(transaction) == ["sign 2"]
 
 
-async def test_two_sweepers_announce_each_artifact_once(store: PostgresStore) -> None:
+async def test_two_sweepers_announce_each_artifact_once(store: Store) -> None:
     async with store.begin() as transaction:
         keys = await artifacts.want(transaction, [artifact_request(number) for number in range(200)])
         await announced(transaction)
@@ -278,7 +275,7 @@ async def test_two_sweepers_announce_each_artifact_once(store: PostgresStore) ->
 
 @pytest.mark.parametrize("is_well", [True, False], ids=["ready", "failed"])
 async def test_an_artifact_that_has_ended_is_checked_again_from_the_start(
-    store: PostgresStore, is_well: bool
+    store: Store, is_well: bool
 ) -> None:
     key = await wanted(store)
     lease = await held(store, key)

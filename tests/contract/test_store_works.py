@@ -1,14 +1,14 @@
-"""Works in Postgres: the newest resourceVersion wins, whoever saw it, and our own last write is known."""
+"""Works in both stores: the newest resourceVersion wins, whoever saw it, and our own last write is known."""
 
 from dataclasses import replace
 
 import pytest
-from store_fixtures import engine, store
+from store_fixtures import store
 
 from shared.domain.work import ObservedWork, WorkCondition
-from shared.store.postgres import PostgresStore
+from shared.store.port import Store
 
-__all__ = ["engine", "store"]  # fixtures
+__all__ = ["store"]  # a fixture
 
 pytestmark = pytest.mark.integration
 
@@ -27,25 +27,25 @@ WORK = ObservedWork(
 KEY = ("east", "module")
 
 
-async def record(store: PostgresStore, work: ObservedWork, *, is_own_write: bool = False) -> bool:
+async def record(store: Store, work: ObservedWork, *, is_own_write: bool = False) -> bool:
     async with store.begin() as transaction:
         return await transaction.record_works([work], is_own_write=is_own_write) == {KEY}
 
 
-async def stored(store: PostgresStore) -> tuple[ObservedWork, str | None]:
+async def stored(store: Store) -> tuple[ObservedWork, str | None]:
     async with store.begin() as transaction:
         (one,) = (await transaction.read_works(modules=None)).values()
     return one.work, one.posted_hash
 
 
-async def test_a_work_is_read_back_as_it_was_seen(store: PostgresStore) -> None:
+async def test_a_work_is_read_back_as_it_was_seen(store: Store) -> None:
     assert await record(store, WORK)
 
     assert await stored(store) == (WORK, None)
 
 
 @pytest.mark.parametrize("is_own_write", [False, True])
-async def test_older_observations_change_nothing(store: PostgresStore, is_own_write: bool) -> None:
+async def test_older_observations_change_nothing(store: Store, is_own_write: bool) -> None:
     newer = replace(WORK, resource_version=20, content_hash="newer")
     await record(store, newer)
 
@@ -55,14 +55,14 @@ async def test_older_observations_change_nothing(store: PostgresStore, is_own_wr
     assert await stored(store) == (newer, None)
 
 
-async def test_what_we_wrote_is_known_also_where_the_watch_was_first(store: PostgresStore) -> None:
+async def test_what_we_wrote_is_known_also_where_the_watch_was_first(store: Store) -> None:
     await record(store, WORK)
     await record(store, WORK, is_own_write=True)
 
     assert await stored(store) == (WORK, "stored")
 
 
-async def test_what_we_wrote_stays_known_when_others_change_the_work(store: PostgresStore) -> None:
+async def test_what_we_wrote_stays_known_when_others_change_the_work(store: Store) -> None:
     await record(store, WORK, is_own_write=True)
     edited = replace(WORK, resource_version=11, observed_hash="edited")
     assert await record(store, edited)
@@ -73,7 +73,7 @@ async def test_what_we_wrote_stays_known_when_others_change_the_work(store: Post
     assert await stored(store) == (repaired, "repaired")
 
 
-async def test_a_work_made_again_by_somebody_has_none_of_our_writes(store: PostgresStore) -> None:
+async def test_a_work_made_again_by_somebody_has_none_of_our_writes(store: Store) -> None:
     await record(store, WORK, is_own_write=True)
     other = replace(WORK, uid="second", resource_version=11)
     await record(store, other)
@@ -81,7 +81,7 @@ async def test_a_work_made_again_by_somebody_has_none_of_our_writes(store: Postg
     assert await stored(store) == (other, None)
 
 
-async def test_a_deleted_work_leaves_a_trace_that_older_events_do_not_undo(store: PostgresStore) -> None:
+async def test_a_deleted_work_leaves_a_trace_that_older_events_do_not_undo(store: Store) -> None:
     await record(store, WORK, is_own_write=True)
     gone = replace(WORK, resource_version=15, is_gone=True)
     assert await record(store, gone)
@@ -93,7 +93,7 @@ async def test_a_deleted_work_leaves_a_trace_that_older_events_do_not_undo(store
     assert await stored(store) == (again, "stored")
 
 
-async def test_a_list_from_before_our_write_does_not_declare_it_gone(store: PostgresStore) -> None:
+async def test_a_list_from_before_our_write_does_not_declare_it_gone(store: Store) -> None:
     await record(store, WORK, is_own_write=True)
     async with store.begin() as transaction:
         assert await transaction.mark_works_gone([KEY], resource_version=9) == set()
@@ -105,7 +105,7 @@ async def test_a_list_from_before_our_write_does_not_declare_it_gone(store: Post
     assert (gone.is_gone, gone.resource_version, posted) == (True, 12, "stored")
 
 
-async def test_a_whole_fleets_works_vanish_at_once(store: PostgresStore) -> None:
+async def test_a_whole_fleets_works_vanish_at_once(store: Store) -> None:
     clusters = [f"c{number}" for number in range(20_000)]
     async with store.begin() as transaction:
         for start in range(0, len(clusters), 500):

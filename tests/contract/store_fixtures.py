@@ -1,30 +1,33 @@
-"""A database with the schema of the product, for tests of the statements on it."""
+"""Both stores, empty: Postgres with the schema of the product, and the simulation's."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import pytest
 
 from shared.domain.artifact import ArtifactRequest, SignRecipe
 from shared.domain.kernel import KernelVersion
-from shared.store.database import Engine, connect
+from shared.store.database import connect
 from shared.store.migrate import upgrade
+from shared.store.port import Store
 from shared.store.postgres import PostgresStore
+from simulation.line import Line, Weather
+from simulation.store import SimulatedStore, StoreState
 
 
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[Engine]:
-    """Connections to an empty database of the newest schema."""
+@pytest.fixture(params=["postgres", "simulated"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """An empty store."""
+    if request.param == "simulated":
+        state = StoreState(clock=asyncio.get_running_loop().time)
+        yield SimulatedStore(state, Line("test", Weather(delay=0.001), random.Random(1)))
+        return
+    database_url = request.getfixturevalue("database_url")
     await asyncio.to_thread(upgrade, database_url)
     opened = connect(database_url, application="test", pool_size=20)
-    yield opened
+    yield PostgresStore(opened)
     await opened.dispose()
-
-
-@pytest.fixture
-def store(engine: Engine) -> PostgresStore:
-    """The store on it."""
-    return PostgresStore(engine)
 
 
 def artifact_request(number: int, *, is_signed: bool = False) -> ArtifactRequest:
