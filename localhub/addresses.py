@@ -1,7 +1,9 @@
 """Where the servers of a hub are: values only."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,10 +12,12 @@ class HubAddresses:
 
     Attributes:
         kubeconfig: file with the address and an administrator's credentials of the hub's API server.
-        nats_url: `nats://user:password@host:port` of a server with JetStream.
-        database_url: `postgresql://user:password@host:port/database`.
+        nats_url: `nats://user:password@host:port` of a server with JetStream; the user may do everything.
+        database_url: `postgresql://user:password@host:port/database`, as the owner.
         registry: `host:port` of an OCI registry.
         kubectl: a kubectl that fits the API server.
+        nats_urls, database_urls: the same servers for each service's own user, who may do what the service needs;
+            empty where a server is somebody else's.
     """
 
     kubeconfig: Path
@@ -21,16 +25,40 @@ class HubAddresses:
     database_url: str
     registry: str
     kubectl: Path
+    nats_urls: Mapping[str, str] = field(default_factory=dict)
+    database_urls: Mapping[str, str] = field(default_factory=dict)
 
-    def environment(self) -> dict[str, str]:
-        """The addresses under the names of the environment variables that kmmhub's services read."""
-        return {
+    def environment(self, service: str | None = None) -> dict[str, str]:
+        """The addresses under the names of the environment variables that kmmhub's services read.
+
+        Args:
+            service: as this one and no other. Without it as the administrator, with each service's own addresses
+                beside: `kmmhub up` hands them out.
+        """
+        addresses = {
             "KUBECONFIG": str(self.kubeconfig),
             "NATS_URL": self.nats_url,
             "DATABASE_URL": self.database_url,
             "KMMHUB_REGISTRY": self.registry,
             "KUBECTL": str(self.kubectl),
         }
+        own = {"NATS_URL": self.nats_urls, "DATABASE_URL": self.database_urls}
+        if service is None:
+            return addresses | {
+                f"{variable}_{name.upper()}": url
+                for variable, urls in own.items()
+                for name, url in urls.items()
+            }
+        return addresses | {variable: urls[service] for variable, urls in own.items() if service in urls}
+
+    def with_database(self, name: str) -> "HubAddresses":
+        """The same, with another database of the same server for everybody."""
+        urls = {service: _with_path(url, name) for service, url in self.database_urls.items()}
+        return replace(self, database_url=_with_path(self.database_url, name), database_urls=urls)
+
+
+def _with_path(url: str, path: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{path}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +77,11 @@ class GivenAddresses:
         """
         return GivenAddresses(
             kubeconfig=None if self.kubeconfig == own.kubeconfig else self.kubeconfig,
-            nats_url=None if self.nats_url == own.nats_url else self.nats_url,
-            database_url=None if self.database_url == own.database_url else self.database_url,
-            registry=None if self.registry == own.registry else self.registry,
+            nats_url=_unless(self.nats_url, (own.nats_url, *own.nats_urls.values())),
+            database_url=_unless(self.database_url, (own.database_url, *own.database_urls.values())),
+            registry=_unless(self.registry, (own.registry,)),
         )
+
+
+def _unless(given: str | None, own: Collection[str]) -> str | None:
+    return None if given in own else given

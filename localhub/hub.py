@@ -156,7 +156,9 @@ class LocalHub:
         return HubAddresses(
             kubeconfig=given.kubeconfig or own.kubeconfig,
             nats_url=given.nats_url or own.nats_url,
+            nats_urls={} if given.nats_url else own.nats_urls,
             database_url=given.database_url or own.database_url,
+            database_urls={} if given.database_url else own.database_urls,
             registry=given.registry or own.registry,
             kubectl=own.kubectl,
         )
@@ -194,10 +196,13 @@ class LocalHub:
 
     def _own(self, record: Record) -> HubAddresses:
         ports = record.ports
+        nats_port, postgres_port = ports.get(nats.NatsServer.name, 0), ports.get(pg.Postgres.name, 0)
         return HubAddresses(
             kubeconfig=self.kubeconfig,
-            nats_url=nats.url(record.nats_password, ports.get(nats.NatsServer.name, 0)),
-            database_url=pg.url(record.postgres_password, ports.get(pg.Postgres.name, 0)),
+            nats_url=nats.url(record.nats_password, nats_port),
+            nats_urls=nats.service_urls(record.nats_password, nats_port),
+            database_url=pg.url(record.postgres_password, postgres_port),
+            database_urls=pg.service_urls(record.postgres_password, postgres_port),
             registry=f"127.0.0.1:{ports.get(oci.Registry.name, 0)}",
             kubectl=self._programs.find("kubectl") or Path("kubectl"),
         )

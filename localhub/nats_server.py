@@ -9,6 +9,9 @@ from pathlib import Path
 
 from localhub.files import write_private
 from localhub.processes import Command
+from localhub.record import service_password
+from shared.bus.permissions import Identity
+from shared.bus.server_configuration import Password, authorization
 from shared.domain.errors import PermanentError
 
 USER = "kmmhub"
@@ -29,12 +32,20 @@ def find_program() -> Path:
 
 
 def url(password: str, port: int) -> str:
-    """Address of the server with credentials."""
+    """Address of the server with the administrator's credentials."""
     return f"nats://{USER}:{password}@127.0.0.1:{port}"
 
 
+def service_urls(password: str, port: int) -> dict[str, str]:
+    """Addresses of the server with the credentials of each service."""
+    return {
+        str(identity): f"nats://{identity}:{service_password(password, identity)}@127.0.0.1:{port}"
+        for identity in Identity
+    }
+
+
 class NatsServer:
-    """One NATS server with file storage, admitting one user by password."""
+    """One NATS server with file storage, admitting the product's users and an administrator by password."""
 
     name = "nats"
     uses_port = True
@@ -48,12 +59,16 @@ class NatsServer:
     def command(self, port: int) -> Command:
         """As `localhub.server.Server`."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
+        services = authorization(
+            {identity: Password(password=service_password(self._password, identity)) for identity in Identity}
+        )
+        administrator = {"user": USER, "password": self._password}
         configuration = {
             "server_name": "hub",
             "host": "127.0.0.1",
             "port": port,
             "jetstream": {"store_dir": str(self._directory / "data")},
-            "authorization": {"user": USER, "password": self._password},
+            "authorization": {"users": [administrator, *services["users"]]},
         }
         # JSON is a subset of the server's configuration language.
         write_private(self._directory / "nats.conf", json.dumps(configuration, indent=2))

@@ -22,7 +22,9 @@ import asyncpg
 
 from localhub.files import write_private
 from localhub.processes import Command
-from shared.domain.errors import PermanentError, TransientError
+from localhub.record import service_password
+from shared.domain.errors import HubError, PermanentError, TransientError
+from shared.store.roles import ROLES, create_roles, role_name
 
 USER = "kmmhub"
 DATABASE = "kmmhub"
@@ -111,8 +113,16 @@ def url(password: str, port: int, database: str = DATABASE) -> str:
     return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
 
 
+def service_urls(password: str, port: int) -> dict[str, str]:
+    """Addresses of the hub's database with the credentials of each service's role."""
+    return {
+        service: f"postgresql://{role_name(service)}:{service_password(password, service)}@127.0.0.1:{port}/{DATABASE}"
+        for service in ROLES
+    }
+
+
 class Postgres:
-    """One database server that listens on 127.0.0.1 only and admits its owner by password (SCRAM)."""
+    """One database server that listens on 127.0.0.1 only and admits its owner and our roles by password (SCRAM)."""
 
     name = "postgres"
     uses_port = True
@@ -150,18 +160,24 @@ class Postgres:
         )
 
     def ready(self, port: int) -> bool:
-        """Whether it admits us; makes the hub's database if it is not there."""
+        """Whether it admits us; makes the hub's database and the services' roles if they are not there."""
         try:
-            asyncio.run(self._connect(port))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            missing = asyncio.run(self._connect(port))
+            if missing:
+                passwords = {service: service_password(self._password, service) for service in missing}
+                create_roles(url(self._password, port), passwords)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, HubError):
             return False
         return True
 
-    async def _connect(self, port: int) -> None:
+    async def _connect(self, port: int) -> list[str]:
+        """The services whose roles are missing."""
         server = await asyncpg.connect(url(self._password, port, "postgres"), timeout=2)
         try:
             if not await server.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
                 await server.execute(f"CREATE DATABASE {DATABASE}")
+            present = {name for (name,) in await server.fetch("SELECT rolname FROM pg_roles")}
+            return [service for service in ROLES if role_name(service) not in present]
         finally:
             await server.close()
 

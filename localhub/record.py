@@ -1,5 +1,7 @@
 """What a hub remembers between runs: the passwords it made and the ports it chose. One JSON file, only its owner's."""
 
+import hashlib
+import hmac
 import secrets
 from pathlib import Path
 from threading import Lock
@@ -21,6 +23,11 @@ class Record(BaseModel):
     nats_password: str = Field(default_factory=lambda: secrets.token_hex(16))
     postgres_password: str = Field(default_factory=lambda: secrets.token_hex(16))
     ports: dict[str, int] = Field(default_factory=dict)
+
+
+def service_password(secret: str, service: str) -> str:
+    """A service's own password at a server, made from the server's secret: nothing more needs to be remembered."""
+    return hmac.new(secret.encode(), service.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 class RecordFile:

@@ -21,10 +21,12 @@ from shared.domain.canonical import without_nul
 from shared.domain.lease import ENDED
 from shared.store.database import Connection, chunks, text_array
 from shared.store.port import Locked
-from shared.store.tables import artifacts, clusters, module_kernels
+from shared.store.tables import FIXED_ARTIFACT_COLUMNS, artifacts, clusters, module_kernels
 
 _WAS_THERE: sa.ColumnElement[bool] = sa.literal_column("xmax <> 0")
 """Of a row that an upsert returns: Postgres locked an older version of it."""
+
+_IMMUTABLE = FIXED_ARTIFACT_COLUMNS - {"key"}
 
 _CHUNK = 500
 """An artifact has many columns, and a statement takes 32,767 parameters."""
@@ -86,7 +88,10 @@ class ArtifactStatements:
 
     async def put_artifacts(self, changed: Iterable[Artifact]) -> None:
         """Write artifacts that this transaction holds."""
-        rows = [{f"new_{name}": value for name, value in _row(artifact).items()} for artifact in changed]
+        rows = [
+            {f"new_{name}": value for name, value in _row(artifact).items() if name not in _IMMUTABLE}
+            for artifact in changed
+        ]
         if not rows:
             return
         values: dict[str, Any] = {

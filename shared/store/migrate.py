@@ -8,6 +8,7 @@ from alembic import command
 from alembic.config import Config
 
 from shared.store.database import explained_failures
+from shared.store.roles import grant_rights
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -21,7 +22,9 @@ def alembic_config(database_url: str) -> Config:
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Apply all migrations up to `revision`. Must not be called from a running event loop.
+    """Apply all migrations up to `revision`; at the newest, give the services' roles their rights.
+
+    Must not be called from a running event loop.
 
     Args:
         database_url: `postgresql://user:password@host:port/database`.
@@ -32,6 +35,8 @@ def upgrade(database_url: str, revision: str = "head") -> None:
     """
     with explained_failures(database_url):
         command.upgrade(alembic_config(database_url), revision)
+    if revision == "head":
+        grant_rights(database_url)
 
 
 def downgrade(database_url: str, revision: str) -> None:

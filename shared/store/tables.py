@@ -153,6 +153,9 @@ artifacts = sa.Table(
     ),
 )
 
+FIXED_ARTIFACT_COLUMNS = frozenset({"key", "target", "kernel", "request", "created_at"})
+"""What is to be built and signed. Nobody changes it once it is stored: the key is its hash."""
+
 module_kernels = sa.Table(
     "module_kernels",
     metadata,
