@@ -20,6 +20,7 @@ import orjson
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
+from shared.domain.backoff import asked_delay
 from shared.domain.errors import HubError, PermanentError
 from shared.kube.errors import ApiUnavailable, Conflict, Forbidden, Gone, NotFound, Refused
 
@@ -79,6 +80,7 @@ CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps")
 SECRETS = Resource(group="", version="v1", plural="secrets")
 EVENTS = Resource(group="", version="v1", plural="events")
 NAMESPACES = Resource(group="", version="v1", plural="namespaces")
+LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases")
 CRDS = Resource(group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions")
 
 
@@ -231,7 +233,13 @@ class KubeClient:
             raise ApiUnavailable(f"the watch of {resource.plural} broke: {error!r}") from error
 
     async def _request(self, method: str, path: str, **rest: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = orjson.loads(await self._request_bytes(method, path, **rest))
+        content = await self._request_bytes(method, path, **rest)
+        try:
+            answer = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise ApiUnavailable(f"{method} {path}: the answer is no JSON: {content[:80]!r}") from error
+        if not isinstance(answer, dict):
+            raise ApiUnavailable(f"{method} {path}: the answer is no JSON object: {content[:80]!r}")
         return answer
 
     async def _request_bytes(
@@ -278,8 +286,7 @@ def _error_for(status: int, answer: bytes, method: str, path: str, headers: Mapp
         message = answer[:500].decode(errors="replace")
     text = f"{method} {path}: {message or f'HTTP {status}'}"
     if status == 429 or status >= 500:
-        retry_after = headers.get("Retry-After", "")
-        return ApiUnavailable(text, retry_after=float(retry_after) if retry_after.isdecimal() else None)
+        return ApiUnavailable(text, retry_after=asked_delay(headers.get("Retry-After", "")))
     by_status: dict[int, type[HubError]] = {
         401: Forbidden,
         403: Forbidden,
