@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from services.watcher.kinds import ConfigMap, ManagedCluster, ManagedClusterModule, Secret
-from shared.domain.canonical import without_nul
+from shared.domain.canonical import storable, storable_text
 from shared.domain.claim import CLAIM_NAME, read_claim
 
 DOCKERFILE_KEY = "dockerfile"
@@ -28,9 +28,9 @@ def cluster_row(cluster: ManagedCluster) -> Row:
     return {
         "name": cluster.metadata.name,
         "uid": cluster.metadata.uid,
-        "labels": cluster.metadata.labels or {},
+        "labels": storable(cluster.metadata.labels or {}),
         "kernels": list(claim.kernels) if claim else [],
-        "invalid_kernels": without_nul(
+        "invalid_kernels": storable(
             [{"text": entry.text[:256], "reason": entry.reason} for entry in (claim.invalid if claim else ())]
         ),
         "claim_is_present": claim is not None,
@@ -46,9 +46,9 @@ def module_row(module: ManagedClusterModule) -> Row:
         "name": module.metadata.name,
         "uid": module.metadata.uid,
         "generation": module.metadata.generation,
-        "spec": without_nul(module.spec or {}),
-        "status": without_nul(module.status or {}),
-        "finalizers": module.metadata.finalizers or [],
+        "spec": storable(module.spec or {}),
+        "status": storable(module.status or {}),
+        "finalizers": storable(module.metadata.finalizers or []),
         "is_deleting": module.metadata.deletion_timestamp is not None,
         "resource_version": int(module.metadata.resource_version),
     }
@@ -58,7 +58,7 @@ def config_map_row(config_map: ConfigMap) -> Row:
     """A ConfigMap's Dockerfile; None if it has no such key."""
     return {
         "name": config_map.metadata.name,
-        "dockerfile": without_nul((config_map.data or {}).get(DOCKERFILE_KEY)),
+        "dockerfile": storable((config_map.data or {}).get(DOCKERFILE_KEY)),
         "resource_version": int(config_map.metadata.resource_version),
     }
 
@@ -73,6 +73,6 @@ def secret_row(secret: Secret) -> Row:
     return {
         "name": secret.metadata.name,
         "version": hashlib.scrypt(content, salt=salt, n=2**12, r=8, p=1, dklen=16).hex(),
-        "keys": sorted(secret.data or {}),
+        "keys": sorted(map(storable_text, secret.data or {})),
         "resource_version": int(secret.metadata.resource_version),
     }

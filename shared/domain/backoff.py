@@ -16,3 +16,13 @@ def retry_delay(attempt: int, *, jitter: float) -> float:
     """
     delay = min(FIRST_SECONDS * 2.0 ** min(attempt - 1, 16), MAX_SECONDS)
     return delay * (1 - jitter / 2)
+
+
+def asked_delay(retry_after: str) -> float | None:
+    """Seconds that a server's `Retry-After` header asks to wait, at most MAX_SECONDS; None if it names no seconds.
+
+    RFC 9110, section 10.2.3: digits, or a date, which nobody here sends.
+    """
+    if not retry_after.isascii() or not retry_after.isdecimal():
+        return None
+    return min(float(retry_after[:16]), MAX_SECONDS)

@@ -11,11 +11,12 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
 
+from shared.domain.canonical import MAX_DEPTH, is_deeper_than, shallow_json
 from shared.domain.errors import HubError
 from shared.kube.client import KubeClient, Resource
 from shared.kube.errors import ApiUnavailable, Gone
@@ -24,6 +25,18 @@ from shared.runtime.pause import pause
 log = structlog.get_logger()
 
 MAX_BACKOFF_SECONDS = 30.0
+MAX_PAGES = 10_000
+"""Of one list; a server that always names another page is not followed for ever."""
+
+RELIST_SECONDS = 1.0
+"""How long to wait before listing or watching anew what was just listed or watched in vain."""
+
+Version = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,18}\Z")]
+"""A resourceVersion: opaque to clients once, a decimal number by now (Kubernetes API concepts), as etcd's revisions."""
+
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00/]{1,253}\Z")]
+Uid = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]{0,253}\Z")]
+Generation = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class OwnerReference(msgspec.Struct, rename="camel"):
@@ -38,11 +51,11 @@ class OwnerReference(msgspec.Struct, rename="camel"):
 class Metadata(msgspec.Struct, rename="camel"):
     """The part of an object's metadata that we read; everything else is never decoded."""
 
-    name: str
-    resource_version: str = "0"
-    uid: str = ""
-    namespace: str = ""
-    generation: int = 0
+    name: Name
+    resource_version: Version = "0"
+    uid: Uid = ""
+    namespace: Name | Literal[""] = ""
+    generation: Generation = 0
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     finalizers: list[str] | None = None
@@ -51,16 +64,17 @@ class Metadata(msgspec.Struct, rename="camel"):
 
 
 class HasMetadata(Protocol):
-    """Any partial type of an API object."""
+    """Any partial type of an API object, a `msgspec.Struct`."""
 
     metadata: Metadata
+    __struct_fields__: ClassVar[tuple[str, ...]]
 
 
 T = TypeVar("T", bound=HasMetadata)
 
 
 class _ListMetadata(msgspec.Struct, rename="camel"):
-    resource_version: str = "0"
+    resource_version: Version
     continue_: str = msgspec.field(default="", name="continue")
 
 
@@ -70,7 +84,7 @@ class _Page(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    type: str
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
     object: msgspec.Raw
 
 
@@ -81,6 +95,18 @@ class _Bookmark(msgspec.Struct):
 class _Status(msgspec.Struct):
     code: int = 0
     message: str = ""
+
+
+class _Names(msgspec.Struct):
+    name: Name
+    namespace: Name | Literal[""] = ""
+
+
+class _OnlyNames(msgspec.Struct):
+    metadata: _Names
+
+
+_A = TypeVar("_A", _Page, _Event, _Bookmark, _Status, _OnlyNames)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +151,7 @@ class Reflector(Generic[T]):
                     backoff = 0.5
                     yield happening
             except Gone:
-                continue
+                await pause(stop, RELIST_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             except HubError as error:
                 log.warning("watch.failed", resource=self._resource.plural, error=str(error))
                 delay = (
@@ -135,12 +161,20 @@ class Reflector(Generic[T]):
                 backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
 
     async def _list_and_watch(self, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T] | Listed]:
-        version = "0"
+        version = 0
+        async for happening in self._list():
+            yield happening
+            if isinstance(happening, Listed):
+                version = happening.resource_version
+        async for change in self._watch(str(version), stop):
+            yield change
+
+    async def _list(self) -> AsyncIterator[Seen[T] | Listed]:
         keys: set[tuple[str, str]] = set()
         token: str | None = None
-        while token != "":
-            page = msgspec.json.decode(
-                await self._kube.list_page(self._resource, namespace=self._namespace, token=token), type=_Page
+        for _ in range(MAX_PAGES):
+            page = self._read(
+                await self._kube.list_page(self._resource, namespace=self._namespace, token=token), _Page
             )
             for raw in page.items:
                 item = self._decode(raw)
@@ -148,17 +182,25 @@ class Reflector(Generic[T]):
                     keys.add(object_key(item))
                     yield Seen(object=item)
                 else:
-                    keys.add(_raw_key(raw))
+                    keys.add(self._key(raw))
             version, token = page.metadata.resource_version, page.metadata.continue_
+            if not token:
+                break
+        else:
+            raise ApiUnavailable(f"the list of {self._resource.plural} has more than {MAX_PAGES} pages")
         yield Listed(keys=frozenset(keys), resource_version=int(version))
+
+    async def _watch(self, version: str, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T]]:
         while not stop.is_set():
+            is_silent = True
             async for line in self._kube.watch(
                 self._resource, resource_version=version, namespace=self._namespace
             ):
-                event = _read_event(line, self._resource)
+                is_silent = False
+                event = self._read(line, _Event)
                 if event.type == "ERROR":
-                    raise _watch_error(event.object, self._resource)
-                version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+                    raise self._watch_error(event.object)
+                version = self._read(event.object, _Bookmark).metadata.resource_version
                 if event.type == "BOOKMARK":
                     continue
                 item = self._decode(event.object)
@@ -166,20 +208,47 @@ class Reflector(Generic[T]):
                     yield Removed(object=item) if event.type == "DELETED" else Seen(object=item)
                 elif event.type == "DELETED":
                     raise Gone(f"one of the {self._resource.plural} that was removed cannot be read")
+            if is_silent:
+                await pause(stop, RELIST_SECONDS)
 
     def _decode(self, raw: msgspec.Raw) -> T | None:
         """Decode the fields we know. An object that does not fit is logged and left as it was last known."""
         try:
-            return self._decoder.decode(raw)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            log.warning(
-                "watch.undecodable", resource=self._resource.plural, key=_raw_key(raw), error=str(error)
-            )
-            return None
+            item = self._decoder.decode(raw)
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        else:
+            problem = _problem(item)
+            if not problem:
+                return item
+        log.warning("watch.undecodable", resource=self._resource.plural, key=self._key(raw), error=problem)
+        return None
 
+    def _key(self, raw: msgspec.Raw) -> tuple[str, str]:
+        """The name of an object that cannot be read; without one, the whole answer is nonsense."""
+        names = self._read(raw, _OnlyNames).metadata
+        return (names.namespace, names.name)
 
-class _OnlyMetadata(msgspec.Struct):
-    metadata: Metadata
+    def _read(self, content: bytes | msgspec.Raw, kind: type[_A]) -> _A:
+        """A part of an answer. A proxy may end it in the middle, or answer itself."""
+        try:
+            try:
+                return msgspec.json.decode(content, type=kind)
+            except RecursionError:  # one object of others, such as a ManifestWork, must not hide all the rest
+                return msgspec.json.decode(shallow_json(bytes(content), 2 * MAX_DEPTH), type=kind)
+        except (ValueError, RecursionError) as error:
+            raise ApiUnavailable(
+                f"the answer about {self._resource.plural} cannot be read: {bytes(content)[:80]!r}: {error}"
+            ) from error
+
+    def _watch_error(self, raw: msgspec.Raw) -> HubError:
+        """Errors inside of a watch arrive as events of a successful answer."""
+        status = self._read(raw, _Status)
+        if status.code == 410:
+            return Gone(status.message)
+        return ApiUnavailable(
+            f"the watch of {self._resource.plural} ended with {status.code}: {status.message}"
+        )
 
 
 def object_key(item: HasMetadata) -> tuple[str, str]:
@@ -187,21 +256,9 @@ def object_key(item: HasMetadata) -> tuple[str, str]:
     return (item.metadata.namespace, item.metadata.name)
 
 
-def _raw_key(raw: msgspec.Raw) -> tuple[str, str]:
-    return object_key(msgspec.json.decode(raw, type=_OnlyMetadata))
-
-
-def _read_event(line: bytes, resource: Resource) -> _Event:
-    """One line of a watch. A proxy may end it in the middle."""
-    try:
-        return msgspec.json.decode(line, type=_Event)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ApiUnavailable(f"the watch of {resource.plural} sent {line[:80]!r}: {error}") from error
-
-
-def _watch_error(raw: msgspec.Raw, resource: Resource) -> HubError:
-    """Errors inside of a watch arrive as events of a successful answer."""
-    status = msgspec.json.decode(raw, type=_Status)
-    if status.code == 410:
-        return Gone(status.message)
-    return ApiUnavailable(f"the watch of {resource.plural} ended with {status.code}: {status.message}")
+def _problem(item: HasMetadata) -> str:
+    """Why an object that was decoded cannot be used all the same; empty if it can."""
+    if not item.metadata.uid:
+        return "it has no metadata.uid"
+    fields = [getattr(item, name) for name in item.__struct_fields__]
+    return f"it is nested more than {MAX_DEPTH} levels deep" if is_deeper_than(MAX_DEPTH, fields) else ""

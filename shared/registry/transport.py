@@ -11,6 +11,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from shared.domain.backoff import asked_delay
 from shared.domain.errors import HubError
 from shared.domain.image import ImageReference
 from shared.registry.access import RegistryAccess, check_address, is_link_local, registry_url
@@ -189,10 +190,9 @@ async def _raise_for_status(response: aiohttp.ClientResponse, what: str) -> None
     if status in {401, 403}:
         raise denied(f"{what}{detail}")
     if status in {408, 429} or status >= 500:
-        after = response.headers.get("Retry-After", "")
         raise RegistryUnavailable(
             f"{what} was answered with {status}{detail}.",
-            retry_after=float(after) if after.isdecimal() else None,
+            retry_after=asked_delay(response.headers.get("Retry-After", "")),
         )
     raise RegistryRejected(f"{what} was answered with {status}{detail}.")
 
