@@ -1,5 +1,6 @@
 """`kmmhub dev`: a complete hub on this machine, for trying things out and for tests."""
 
+import asyncio
 import json
 import shlex
 from dataclasses import asdict
@@ -7,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
@@ -29,10 +31,12 @@ def up(
         str, typer.Option(envvar="OPERATOR_NAMESPACE", help="The operator's namespace.")
     ] = "kmm-operator-system",
 ) -> None:
-    """Start everything a hub needs, with the product's schema and resources; what runs is left alone."""
+    """Start everything a hub needs, with schema, streams and resources of the product; what runs is left alone."""
     from kmmhub.install import install_hub
+    from kmmhub.streams import make_streams
     from localhub.display import Display
     from localhub.hub import LocalHub
+    from shared.runtime.settings import BusSettings
     from shared.store.migrate import upgrade
 
     console = Console(stderr=True)
@@ -41,9 +45,11 @@ def up(
         addresses = hub.up()
         display("kmmhub", "brings the database's schema up to date")
         upgrade(addresses.database_url)
+        display("kmmhub", "makes its streams")
+        asyncio.run(make_streams(BusSettings(nats_url=SecretStr(addresses.nats_url), nats_nkey_seed=None)))
         display("kmmhub", "applies its resources")
         install_hub(addresses.kubeconfig, namespace)
-        display("kmmhub", "schema and resources are current", done=True)
+        display("kmmhub", "schema, streams and resources are current", done=True)
     console.print(f"The hub is up in {hub.directory}", highlight=False, soft_wrap=True)
     console.print('To use it in this shell: eval "$(kmmhub dev env)"', highlight=False, soft_wrap=True)
 
@@ -72,11 +78,20 @@ def status(output: OutputOption = Output.text) -> None:
 
 
 @app.command()
-def env(output: OutputOption = Output.text) -> None:
+def env(
+    service: Annotated[
+        str | None,
+        typer.Argument(help="Only what this service gets; by default an administrator's, and all."),
+    ] = None,
+    output: OutputOption = Output.text,
+) -> None:
     """Print the addresses of the hub's servers as lines for the shell. They hold passwords."""
+    from kmmhub.credentials import NAMES
     from localhub.hub import LocalHub
 
-    environment = LocalHub().addresses().environment()
+    if service is not None and service not in NAMES:
+        raise typer.BadParameter(f"{service!r} is none of {', '.join(NAMES)}")
+    environment = LocalHub().addresses().environment(service)
     if output is Output.json:
         print(json.dumps(environment, indent=2))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -87,14 +88,58 @@ def admission(
 @app.command()
 def migrate(
     database_url: Annotated[
-        str, typer.Option(envvar="DATABASE_URL", help="postgresql://…", show_default=False)
+        str, typer.Option(envvar="DATABASE_URL", help="postgresql://…, as the owner", show_default=False)
     ],
+    create_roles: Annotated[
+        bool,
+        typer.Option(
+            "--create-roles",
+            help="First make the services' roles, with users and passwords of DATABASE_URL_WATCHER and so on.",
+        ),
+    ] = False,
 ) -> None:
-    """Bring the database's schema to the newest revision."""
+    """Bring the database's schema to the newest revision, and the services' roles to their rights."""
+    from kmmhub.credentials import role_passwords
+    from shared.store import roles
     from shared.store.migrate import upgrade
 
-    upgrade(database_url)
-    typer.echo("the schema is current")
+    if create_roles:
+        environment = dict(os.environ)  # noqa: TID251 - one variable per role
+        for role in roles.create_roles(database_url, role_passwords(environment)):
+            typer.echo(f"role {role} is there")
+    missing = upgrade(database_url)
+    typer.echo("the schema and the rights are current")
+    if missing:
+        hint = "make them with --create-roles, or CREATE ROLE … LOGIN PASSWORD …, and migrate again"
+        typer.echo(f"no such roles yet: {', '.join(missing)}; {hint}", err=True)
+
+
+@app.command()
+def streams(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, and make again within seconds whatever is lost.")
+    ] = False,
+    output: Annotated[dev.Output, typer.Option("--output", "-o", help="How to print.")] = dev.Output.text,
+) -> None:
+    """Make the streams and consumers that the services work with, as the bus user `streams`.
+
+    What is there stays, what differs is brought to its configuration. The services themselves may not do that.
+    """
+    from kmmhub.streams import run_once, run_watch
+
+    if watch:
+        raise typer.Exit(run_watch())
+    typer.echo(run_once(as_json=output is dev.Output.json))
+
+
+@app.command()
+def nkey(
+    file: Annotated[Path, typer.Argument(help="Where to write the seed, which is the secret.")],
+) -> None:
+    """Make a key for a user of NATS: the secret into a new file, the public key on standard output."""
+    from shared.bus.nkey import write_nkey
+
+    typer.echo(write_nkey(file).public)
 
 
 @app.command()

@@ -20,7 +20,10 @@ from prometheus_client import Counter
 
 from shared.bus.nkey import Nkey, read_nkey
 from shared.bus.permissions import inbox_prefix
-from shared.domain.errors import PermanentError, TransientError
+from shared.bus.port import BusUnavailable
+from shared.domain.errors import PermanentError
+
+__all__ = ["WHAT_TO_DO", "BusAddressInvalid", "BusDenied", "BusUnavailable", "Denials", "open_client"]
 
 log = structlog.get_logger()
 
@@ -37,12 +40,6 @@ WHAT_TO_DO = (
 # nats-py passes the server's words on in lower case.
 _DENIAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = re.compile(r"authorization violation|authentication", re.IGNORECASE)
-
-
-class BusUnavailable(TransientError):
-    """NATS does not answer; work goes on from Postgres when it is back."""
-
-    reason = "BusUnavailable"
 
 
 class BusDenied(BusUnavailable):

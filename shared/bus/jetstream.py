@@ -1,13 +1,12 @@
-"""One connection to NATS: publishing, and a pull loop that turns a handler's verdict into an acknowledgement."""
+"""One connection to NATS: publishing, fetching and acknowledging. The loop that does it is `shared.bus.consuming`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import nats.errors
 import structlog
@@ -16,9 +15,10 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
+from shared.bus import consuming
 from shared.bus.connection import WHAT_TO_DO, BusDenied, BusUnavailable, Denials, open_client
+from shared.bus.port import BatchHandler, Done, Handler, Retry, StreamMissing, Verdict
 from shared.bus.topology import Queue
-from shared.runtime.pause import pause
 
 __all__ = [
     "BatchHandler",
@@ -35,29 +35,11 @@ __all__ = [
 log = structlog.get_logger()
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
-FETCH_TIMEOUT_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 2
 
 MISSING = (
     "`kmmhub streams` makes streams and consumers, `kmmhub streams --watch` also those that are lost later"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """The message needs no more deliveries."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """Deliver the message again after so many seconds."""
-
-    seconds: float
-
-
-Verdict: TypeAlias = "Done | Retry"
-Handler: TypeAlias = "Callable[[bytes], Awaitable[Verdict]]"
-BatchHandler: TypeAlias = "Callable[[list[bytes]], Awaitable[Verdict]]"
 
 
 class Bus:
@@ -97,38 +79,29 @@ class Bus:
                 with self._denials.raised(subject, limit):
                     await self._jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
         except js_errors.NoStreamResponseError as error:
-            self._note_missing(family)
-            raise BusUnavailable(f"no stream takes {subject}; {MISSING}") from error
+            self.note_missing(family)
+            raise StreamMissing(f"no stream takes {subject}; {MISSING}") from error
         except (nats.errors.Error, js_errors.Error, TimeoutError) as error:
             if limit.expired():
                 raise BusDenied(f"NATS refuses our message on {subject}: {WHAT_TO_DO}") from error
             raise BusUnavailable(f"NATS did not take a message on {subject}: {error!r}") from error
-        self._note_found(family)
+        self.note_found(family)
 
     async def consume(self, queue: Queue, handler: Handler, *, concurrency: int, stop: asyncio.Event) -> None:
-        """Hand messages one by one to `handler`, `concurrency` at a time, until `stop` is set.
-
-        A handler that raises has its message delivered again after a pause. Messages in hand when `stop` is
-        set are finished first.
-        """
-        slots = asyncio.Semaphore(concurrency)
-        async with asyncio.TaskGroup() as group:
-            async for message in self._messages(queue, batch=1, stop=stop, ready=slots.acquire):
-                if not message:
-                    slots.release()
-                    continue
-                task = group.create_task(self._handle(message[0], handler, queue))
-                task.add_done_callback(lambda _: slots.release())
+        """As `MessageBus.consume`."""
+        await consuming.consume(self.subscribe, queue, handler, concurrency=concurrency, stop=stop)
 
     async def consume_batches(
         self, queue: Queue, handler: BatchHandler, *, batch: int, stop: asyncio.Event
     ) -> None:
-        """Hand up to `batch` messages at once to `handler` until `stop` is set; one verdict counts for all."""
-        async for messages in self._messages(queue, batch=batch, stop=stop):
-            if not messages:
-                continue
-            verdict = await _verdict_of(handler([message.data for message in messages]), queue)
-            await asyncio.gather(*(_settle(message, verdict) for message in messages))
+        """As `MessageBus.consume_batches`."""
+        await consuming.consume_batches(self.subscribe, queue, handler, batch=batch, stop=stop)
+
+    async def subscribe(self, queue: Queue) -> _Subscription:
+        """As `shared.bus.port.Subscribe`; only the first fetch notices that there is no such consumer."""
+        with _errors_of_nats(f"subscription to {queue.stream}"):
+            pull = await self._jetstream.pull_subscribe_bind(queue.consumer, queue.stream)
+        return _Subscription(self, queue, pull)
 
     async def close(self) -> None:
         """Flush what is buffered and disconnect.
@@ -139,58 +112,14 @@ class Bus:
             await self._client.flush(CLOSE_TIMEOUT_SECONDS)
         await self._client.close()
 
-    async def _messages(
-        self,
-        queue: Queue,
-        *,
-        batch: int,
-        stop: asyncio.Event,
-        ready: Callable[[], Awaitable[object]] | None = None,
-    ) -> AsyncIterator[list[Msg]]:
-        """Fetch for ever; a stream or consumer that is not there is waited for.
-
-        `ready` is awaited before each fetch, so that no message is fetched that nobody can take; it is
-        answered by a yield, empty when nothing came.
-        """
-        subscription: JetStreamContext.PullSubscription | None = None
-        while not stop.is_set():
-            if ready is not None:
-                await ready()
-            messages: list[Msg] = []
-            try:
-                if subscription is None:
-                    subscription = await self._jetstream.pull_subscribe_bind(queue.consumer, queue.stream)
-                messages = await subscription.fetch(batch, timeout=FETCH_TIMEOUT_SECONDS)
-                self._note_found(queue.stream)
-            except TimeoutError:  # nats.errors.TimeoutError is one
-                self._note_found(queue.stream)  # nothing to do is no error
-            except (nats.errors.Error, js_errors.Error) as error:
-                if isinstance(error, js_errors.ServiceUnavailableError):
-                    self._note_missing(queue.stream)
-                else:
-                    log.warning("bus.fetch_failed", stream=queue.stream, error=repr(error))
-                with contextlib.suppress(nats.errors.Error):
-                    if subscription is not None:
-                        await subscription.unsubscribe()
-                subscription = None
-                await pause(stop, 1.0)
-            yield messages
-
-    async def _handle(self, message: Msg, handler: Handler, queue: Queue) -> None:
-        """Run the handler while telling the server that the message is still being worked on."""
-        heartbeat = asyncio.create_task(_keep(message, queue.ack_wait / 3))
-        try:
-            verdict = await _verdict_of(handler(message.data), queue)
-        finally:
-            heartbeat.cancel()
-        await _settle(message, verdict)
-
-    def _note_missing(self, name: str) -> None:
+    def note_missing(self, name: str) -> None:
+        """A stream, or that of a family of subjects, is not there."""
         if name not in self._lacking:
             self._lacking.add(name)
             log.warning("bus.stream_missing", name=name, what_to_do=MISSING)
 
-    def _note_found(self, name: str) -> None:
+    def note_found(self, name: str) -> None:
+        """It is there."""
         if name in self._lacking:
             self._lacking.discard(name)
             log.info("bus.stream_found", name=name)
@@ -209,25 +138,64 @@ async def connect(
     return Bus(client, denials)
 
 
-async def _verdict_of(handling: Awaitable[Verdict], queue: Queue) -> Verdict:
-    try:
-        return await handling
-    except Exception:
-        log.exception("bus.handler_failed", stream=queue.stream)
-        return Retry(seconds=2.0)
+@dataclass(frozen=True, slots=True)
+class _Subscription:
+    """As `shared.bus.port.Subscription`."""
 
+    bus: Bus
+    queue: Queue
+    pull: JetStreamContext.PullSubscription
 
-async def _settle(message: Msg, verdict: Verdict) -> None:
-    """Acknowledge. A lost acknowledgement costs a second delivery, which handlers expect."""
-    with contextlib.suppress(nats.errors.Error, js_errors.Error, TimeoutError):
-        if isinstance(verdict, Done):
-            await message.ack()
-        else:
-            await message.nak(delay=verdict.seconds)
+    async def fetch(self, batch: int, *, timeout: float) -> list[_Message]:
+        """As `Subscription.fetch`."""
+        messages: list[Msg] = []
+        with _errors_of_nats(f"fetch from {self.queue.stream}"):
+            try:
+                messages = await self.pull.fetch(batch, timeout=timeout)
+            except TimeoutError:  # nats.errors.TimeoutError is one
+                pass  # nothing to do is no error
+            except js_errors.ServiceUnavailableError as error:
+                self.bus.note_missing(self.queue.stream)
+                raise StreamMissing(f"nothing answers for {self.queue.stream}; {MISSING}") from error
+        self.bus.note_found(self.queue.stream)
+        return [_Message(message) for message in messages]
 
-
-async def _keep(message: Msg, interval: float) -> None:
-    while True:
-        await asyncio.sleep(interval)
+    async def close(self) -> None:
+        """As `Subscription.close`."""
         with contextlib.suppress(nats.errors.Error):
-            await message.in_progress()
+            await self.pull.unsubscribe()
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """As `shared.bus.port.Message`."""
+
+    message: Msg
+
+    @property
+    def data(self) -> bytes:
+        """As `Message.data`."""
+        return self.message.data
+
+    async def ack(self) -> None:
+        """As `Message.ack`."""
+        with _errors_of_nats("ack"):
+            await self.message.ack()
+
+    async def nak(self, *, delay: float) -> None:
+        """As `Message.nak`."""
+        with _errors_of_nats("nak"):
+            await self.message.nak(delay=delay)
+
+    async def in_progress(self) -> None:
+        """As `Message.in_progress`."""
+        with _errors_of_nats("in_progress"):
+            await self.message.in_progress()
+
+
+@contextlib.contextmanager
+def _errors_of_nats(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (nats.errors.Error, js_errors.Error, TimeoutError) as error:
+        raise BusUnavailable(f"{what} failed: {error!r}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def read_nkey(path: Path) -> Nkey:
         raise InvalidNkey(f"NATS_NKEY_SEED names {path}, which cannot be read: {error}") from error
     except InvalidNkey as error:
         raise InvalidNkey(f"NATS_NKEY_SEED names {path}: {error}") from None
+
+
+def write_nkey(path: Path) -> Nkey:
+    """Make a key and write its seed to a new file that only its owner can read.
+
+    Raises:
+        InvalidNkey: the file exists already, or cannot be written.
+    """
+    key = Nkey.generate()
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{key.seed}\n")
+    except OSError as error:
+        raise InvalidNkey(f"{path} cannot be written: {error}; a seed is never overwritten") from error
+    return key
 
 
 def _crc(data: bytes) -> bytes:

@@ -6,7 +6,7 @@ Whatever is missing is made, whatever differs is brought to its configuration, n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -90,11 +90,11 @@ class Administrator:
             ]
         return results
 
-    async def watch(self, stop: asyncio.Event) -> None:
+    async def watch(self, stop: asyncio.Event, queues: Collection[Queue] = QUEUES) -> None:
         """Look again and again until `stop` is set; what was lost is there again within seconds."""
         while not stop.is_set():
             try:
-                results = await self.ensure()
+                results = await self.ensure(queues)
             except BusUnavailable as error:
                 self.is_done = False
                 log.warning("streams.failed", error=str(error))
@@ -138,11 +138,16 @@ class Administrator:
 
 
 async def open_administrator(
-    url: str, *, name: str = "streams", nkey_seed: Path | None = None
+    url: str,
+    *,
+    name: str = "streams",
+    nkey_seed: Path | None = None,
+    on_closed: Callable[[], None] = lambda: None,
 ) -> Administrator:
     """Connect as the user `streams`; arguments and errors as of `shared.bus.connection.open_client`."""
     denials = Denials()
-    return Administrator(await open_client(url, name=name, nkey_seed=nkey_seed, denials=denials), denials)
+    client = await open_client(url, name=name, nkey_seed=nkey_seed, denials=denials, on_closed=on_closed)
+    return Administrator(client, denials)
 
 
 def report(results: Sequence[Result]) -> None:

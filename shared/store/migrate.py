@@ -21,7 +21,7 @@ def alembic_config(database_url: str) -> Config:
     return config
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
+def upgrade(database_url: str, revision: str = "head") -> list[str]:
     """Apply all migrations up to `revision`; at the newest, give the services' roles their rights.
 
     Must not be called from a running event loop.
@@ -30,13 +30,15 @@ def upgrade(database_url: str, revision: str = "head") -> None:
         database_url: `postgresql://user:password@host:port/database`.
         revision: where to stop; the newest by default.
 
+    Returns:
+        Roles that got no rights because they do not exist yet.
+
     Raises:
         DatabaseUnavailable: Postgres does not answer, or refuses.
     """
     with explained_failures(database_url):
         command.upgrade(alembic_config(database_url), revision)
-    if revision == "head":
-        grant_rights(database_url)
+    return grant_rights(database_url) if revision == "head" else []
 
 
 def downgrade(database_url: str, revision: str) -> None:

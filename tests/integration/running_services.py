@@ -1,17 +1,21 @@
-"""The four services as real processes, and waiting with a limit."""
+"""The services as real processes, each with its own credentials, and waiting with a limit."""
 
 import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kmmhub.credentials import service_environment
+from kmmhub.up import command
+
 NAMES = ("watcher", "dispatcher", "builder", "signer")
+ALL = ("streams", *NAMES)
+"""Beside them, whoever makes the streams again."""
 STOP_SECONDS = 20.0
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +62,7 @@ class Service:
         self._starts_seen = self._starts()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.name}"],
+                command(self.name),
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -136,7 +140,7 @@ class Service:
 
 
 class Services:
-    """All four, with one environment."""
+    """All of them, with one environment, from which each gets its own credentials."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         base = {
@@ -146,8 +150,10 @@ class Services:
         }
         self._environment = base | dict(environment)
         self._all = {
-            name: Service(name, environment=self._environment, log=directory / f"{name}.log")
-            for name in NAMES
+            name: Service(
+                name, environment=service_environment(name, self._environment), log=directory / f"{name}.log"
+            )
+            for name in ALL
         }
 
     def __getitem__(self, name: str) -> Service:
@@ -156,7 +162,8 @@ class Services:
     def another(self, name: str) -> Service:
         """One more of a kind, which the test starts and ends itself."""
         first = self._all[name]
-        return Service(name, environment=self._environment, log=first.log.with_stem(f"{name}-2"))
+        environment = service_environment(name, self._environment)
+        return Service(name, environment=environment, log=first.log.with_stem(f"{name}-2"))
 
     def start(self) -> None:
         """Start those that do not run."""

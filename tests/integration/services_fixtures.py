@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import nats
@@ -41,13 +40,13 @@ async def run_fleet(hub: HubAddresses, directory: Path, **settings: str) -> Asyn
     """
     name = f"services_{secrets.token_hex(6)}"
     namespace = name.replace("_", "-")
-    database_url = urlunsplit(urlsplit(hub.database_url)._replace(path=f"/{name}"))
+    addresses = hub.with_database(name)
+    database_url = addresses.database_url
     await _execute(hub.database_url, f"CREATE DATABASE {name}")
     await asyncio.to_thread(upgrade, database_url)
     await asyncio.to_thread(install_hub, hub.kubeconfig, namespace)
     await _delete_streams(hub.nats_url)
-    environment = hub.environment() | {
-        "DATABASE_URL": database_url,
+    environment = addresses.environment() | {
         "OPERATOR_NAMESPACE": namespace,
         "KMMHUB_RESYNC_SECONDS": "3600",
         "KMMHUB_LEASE_SECONDS": "3",
@@ -65,7 +64,7 @@ async def run_fleet(hub: HubAddresses, directory: Path, **settings: str) -> Asyn
                 yield Fleet(
                     kube=kube,
                     registry=registry,
-                    addresses=hub,
+                    addresses=addresses,
                     database=database,
                     services=services,
                     namespace=namespace,

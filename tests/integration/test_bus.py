@@ -7,9 +7,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import nats
 import pytest
+import structlog
 from broker import Broker
 from nats.js.api import RetentionPolicy
 from running_services import eventually
@@ -17,6 +19,7 @@ from running_services import eventually
 from localhub.server import free_port
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable, Done, Handler, Retry, Verdict
+from shared.bus.streams import Action, Administrator, Result, open_administrator
 from shared.bus.topology import BUILDS, CHANGES, QUEUES, Queue
 
 pytestmark = pytest.mark.integration
@@ -51,6 +54,7 @@ async def queue(broker: Broker) -> AsyncIterator[Queue]:
         max_age=3600,
         ack_wait=1.0,
     )
+    await ensure(broker, made)
     yield made
     async with administrator(broker) as context:
         with contextlib.suppress(nats.js.errors.NotFoundError):
@@ -66,30 +70,38 @@ async def administrator(broker: Broker) -> AsyncIterator[nats.js.JetStreamContex
         await client.close()
 
 
+async def ensure(broker: Broker, *queues: Queue) -> list[Result]:
+    opened = await open_administrator(broker.url)
+    try:
+        return await opened.ensure(queues)
+    finally:
+        await opened.close()
+
+
+@contextlib.asynccontextmanager
+async def watching(broker: Broker, queue: Queue) -> AsyncIterator[Administrator]:
+    """Whoever makes the stream again, beside the test."""
+    stop = asyncio.Event()
+    opened = await open_administrator(broker.url)
+    task = asyncio.create_task(opened.watch(stop, [queue]))
+    try:
+        yield opened
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 15)
+        await opened.close()
+
+
 @contextlib.asynccontextmanager
 async def consuming(bus: Bus, queue: Queue, handler: Handler, *, concurrency: int = 1) -> AsyncIterator[None]:
     """A worker beside the test, which is drained at the end."""
     stop = asyncio.Event()
     task = asyncio.create_task(bus.consume(queue, handler, concurrency=concurrency, stop=stop))
-    await has_consumer(bus, queue)
     try:
         yield
     finally:
         stop.set()
         await asyncio.wait_for(task, 15)
-
-
-async def has_consumer(bus: Bus, queue: Queue) -> None:
-    """Wait until the worker has made its stream and consumer."""
-
-    async def look() -> bool:
-        try:
-            await bus._jetstream.consumer_info(queue.stream, queue.consumer)
-        except nats.js.errors.NotFoundError:
-            return False
-        return True
-
-    await eventually(look, what=f"consumer of {queue.stream}")
 
 
 class Inbox:
@@ -185,7 +197,6 @@ async def test_the_message_of_a_worker_that_died_goes_to_another(
 
     dead, alive = Inbox(never), Inbox()
     task = asyncio.create_task(bus.consume(queue, dead, concurrency=1, stop=asyncio.Event()))
-    await has_consumer(bus, queue)
     await publish(bus, queue, b"a")
     await dead.has(b"a")
     task.cancel()
@@ -265,7 +276,6 @@ async def test_a_batch_has_one_verdict(bus: Bus, queue: Queue) -> None:
         return Retry(seconds=0.2) if len(batches) == 1 else Done()
 
     stop = asyncio.Event()
-    await bus._ensure(queue)
     await publish(bus, queue, b"a", b"b", b"c")
     task = asyncio.create_task(bus.consume_batches(queue, handle, batch=10, stop=stop))
 
@@ -280,41 +290,73 @@ async def test_a_batch_has_one_verdict(bus: Bus, queue: Queue) -> None:
     assert batches[0] == [b"a", b"b", b"c"]
 
 
+async def delete(broker: Broker, queue: Queue, what: str) -> None:
+    async with administrator(broker) as context:
+        if what == "stream":
+            await context.delete_stream(queue.stream)
+        else:
+            await context.delete_consumer(queue.stream, queue.consumer)
+
+
 @pytest.mark.parametrize("what", ["stream", "consumer"])
 async def test_what_somebody_deletes_is_made_again(broker: Broker, bus: Bus, queue: Queue, what: str) -> None:
     inbox = Inbox()
-    async with consuming(bus, queue, inbox):
+    async with watching(broker, queue), consuming(bus, queue, inbox):
         await publish(bus, queue, b"a")
         await inbox.has(b"a")
-        async with administrator(broker) as context:
-            if what == "stream":
-                await context.delete_stream(queue.stream)
-            else:
-                await context.delete_consumer(queue.stream, queue.consumer)
-        await has_consumer(bus, queue)
-        await publish(bus, queue, b"b")
+        await delete(broker, queue, what)
+        await eventually(partial(publish_until_taken, bus, queue, b"b"), what="a message is taken again")
         await inbox.has(b"a", b"b")
+        assert bus.has_streams
+
+
+@pytest.mark.parametrize("what", ["stream", "consumer"])
+async def test_a_worker_waits_for_what_is_missing_and_says_so_once(
+    broker: Broker, bus: Bus, queue: Queue, what: str
+) -> None:
+    await delete(broker, queue, what)
+    inbox = Inbox()
+
+    async def is_missed() -> bool:
+        return not bus.has_streams
+
+    with structlog.testing.capture_logs() as lines:
+        async with consuming(bus, queue, inbox):
+            await eventually(is_missed, what="the worker misses it")
+            await asyncio.sleep(2.5)
+            made = await ensure(broker, queue)
+            assert {one.action for one in made if (one.consumer is None) == (what == "stream")} == {
+                Action.CREATED
+            }
+            await publish(bus, queue, b"a")
+            await inbox.has(b"a")
+    assert bus.has_streams
+    told = [line for line in lines if line["log_level"] in {"warning", "error"}]
+    assert [(line["event"], line["name"]) for line in told] == [("bus.stream_missing", queue.stream)]
+    assert "kmmhub streams" in told[0]["what_to_do"]
+
+
+async def publish_until_taken(bus: Bus, queue: Queue, payload: bytes) -> bool:
+    try:
+        await publish(bus, queue, payload)
+    except BusUnavailable:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("is_wiped", [False, True])
 async def test_work_goes_on_after_nats_was_killed(
     broker: Broker, bus: Bus, queue: Queue, is_wiped: bool
 ) -> None:
-    async def publish_until_taken(payload: bytes) -> bool:
-        try:
-            await publish(bus, queue, payload)
-        except BusUnavailable:
-            return False
-        return True
-
     inbox = Inbox()
-    async with consuming(bus, queue, inbox):
+    async with watching(broker, queue), consuming(bus, queue, inbox):
         await publish(bus, queue, b"a")
         await inbox.has(b"a")
         restarting = asyncio.create_task(broker.restart(is_wiped=is_wiped, pause=1.5))
         await asyncio.sleep(0.7)
         assert not bus.is_connected
-        await eventually(lambda: publish_until_taken(b"b"), what="a message is taken again", seconds=30)
+        again = partial(publish_until_taken, bus, queue, b"b")
+        await eventually(again, what="a message is taken again", seconds=30)
         await restarting
         await inbox.has(b"a", b"b")
     assert bus.is_connected
@@ -331,7 +373,6 @@ async def test_closing_without_a_server_ends(broker: Broker) -> None:
 
 
 async def test_a_message_that_was_taken_survives_kill_9(broker: Broker, bus: Bus, queue: Queue) -> None:
-    await bus._ensure(queue)
     await publish(bus, queue, b"a", b"b")
     await broker.restart()
     inbox = Inbox()
@@ -340,9 +381,12 @@ async def test_a_message_that_was_taken_survives_kill_9(broker: Broker, bus: Bus
 
 
 async def test_the_topology_is_made_and_brought_to_its_configuration(broker: Broker, bus: Bus) -> None:
-    await bus.ensure_topology()
-    await bus._ensure(replace(CHANGES, max_age=3600))
-    await bus.ensure_topology()
+    assert {one.action for one in await ensure(broker, *QUEUES)} == {Action.CREATED}
+    assert {one.action for one in await ensure(broker, *QUEUES)} == {Action.UNCHANGED}
+    edited = replace(CHANGES, max_age=3600, ack_wait=90)
+    assert {one.action for one in await ensure(broker, edited)} == {Action.CHANGED}
+    again = [one.action for one in await ensure(broker, *QUEUES)]
+    assert again == [Action.CHANGED, Action.CHANGED, *(4 * [Action.UNCHANGED])]
 
     async with administrator(broker) as context:
         for queue in QUEUES:

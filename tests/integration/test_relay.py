@@ -11,6 +11,8 @@ from running_services import eventually
 from localhub.hub import HubAddresses
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable, Done, Verdict
+from shared.bus.permissions import Identity, announced_prefixes
+from shared.bus.streams import open_administrator
 from shared.bus.topology import CHANGES, SIGNATURES
 from shared.domain.artifact import ArtifactKey, Stage
 from shared.events.messages import Changed, Kind, Requested, decode_changed
@@ -25,10 +27,16 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 async def bus(hub: HubAddresses) -> AsyncIterator[Bus]:
+    await make_streams(hub)
     opened = await jetstream.connect(hub.nats_url, name="test")
-    await opened.ensure_topology()
     yield opened
     await opened.close()
+
+
+async def make_streams(hub: HubAddresses) -> None:
+    administrator = await open_administrator(hub.environment("streams")["NATS_URL"])
+    await administrator.ensure()
+    await administrator.close()
 
 
 @pytest.fixture
@@ -94,9 +102,14 @@ async def test_a_stream_that_is_gone_holds_nothing_back(
     stop = asyncio.Event()
     running = asyncio.create_task(Relay(store, bus).run(stop))
 
-    async def is_empty() -> bool:
-        return await count(store) == 0
+    async def is_one() -> bool:
+        return await count(store) == 1 and not bus.has_streams
 
+    async def is_empty() -> bool:
+        return await count(store) == 0 and bus.has_streams
+
+    await eventually(is_one, what="the other one is published")
+    await make_streams(hub)
     await eventually(is_empty, what="both are published")
     stop.set()
     await asyncio.wait_for(running, 10)
@@ -118,3 +131,29 @@ async def test_a_relay_waits_while_nats_is_away_and_loses_nothing(
     assert await count(store) == 1
     with pytest.raises(BusUnavailable):
         await closed.publish("kmm.changed.x", b"", message_id="1")
+
+
+async def test_relays_take_what_their_users_may_publish_and_leave_the_rest(
+    store: PostgresStore, hub: HubAddresses
+) -> None:
+    """The signer's relay leaves what only the watcher may say; the dispatcher drains for whoever is away."""
+    await make_streams(hub)
+    async with store.begin() as transaction:
+        signing = Requested(stage=Stage.SIGN, artifact=ArtifactKey("b" * 64), announcement=0)
+        building = Requested(stage=Stage.BUILD, artifact=ArtifactKey("b" * 64), announcement=0)
+        changes = [Changed(kind=kind, name="taken") for kind in (Kind.CLUSTER, Kind.ARTIFACT)]
+        await outbox.announce(transaction, [signing, building, *changes])
+
+    for identity, expected in ((Identity.SIGNER, 2), (Identity.WATCHER, 1), (Identity.DISPATCHER, 0)):
+        bus = await jetstream.connect(hub.environment(identity)["NATS_URL"], name=identity)
+        stop = asyncio.Event()
+        running = asyncio.create_task(Relay(store, bus, subjects=announced_prefixes(identity)).run(stop))
+
+        async def is_drained(left: int = expected) -> bool:
+            return await count(store) == left
+
+        await eventually(is_drained, what=f"{identity} leaves {expected} rows")
+        stop.set()
+        await asyncio.wait_for(running, 10)
+        assert bus.is_allowed
+        await bus.close()
