@@ -93,6 +93,7 @@ class Broker:
     Attributes:
         weather: how unreliable it is.
         is_stopped: nobody can connect; what is stored stays.
+        observe: told the id of each message that is acknowledged to its publisher.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Broker:
         """Start an empty server. `clock` gives the time in seconds."""
         self.weather = weather or BrokerWeather()
         self.is_stopped = False
+        self.observe: Callable[[str], object] = lambda _: None
         self._clock = clock
         self._chance = chance
         self._streams: dict[str, _Stream] = {}
@@ -169,6 +171,7 @@ class Broker:
         if len(payload) > (stream.config.max_msg_size or len(payload)):
             raise BusUnavailable(f"a message on {subject} has {len(payload)} bytes: too many")
         stream.expire(now)
+        self.observe(message_id)
         if message_id in stream.ids or self._happens(self.weather.amnesia):
             return
         stream.last += 1

@@ -12,8 +12,10 @@ from shared.bus import consuming
 from shared.bus.port import BatchHandler, BusUnavailable, Handler, StreamMissing
 from shared.bus.topology import Queue
 from shared.runtime.pause import pause
-from simulation.broker import Broker
+from simulation.broker import Broker, BrokerWeather
 from simulation.line import Line, LineBroken
+
+__all__ = ["Broker", "BrokerWeather", "SimulatedBus", "SimulatedMessage", "SimulatedSubscription"]
 
 ANSWER_SECONDS = 5.0
 """How long a client waits for an answer that was lost (jetstream.PUBLISH_TIMEOUT_SECONDS)."""
