@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from services.signer.compression import pack_module, unpack_module
 from services.signer.layers import Layer, Limits, UnpackedImage, unpack_image, write_layer
 from services.signer.module_signature import ModuleMalformed, is_signed_by, sign_module
-from services.signer.tree import File, find_files, find_modules
+from services.signer.tree import Effort, File, find_files, find_modules
 from shared.domain.errors import PermanentError
 from shared.domain.image import DEFAULT_TAG, ImageReference
 from shared.registry.access import ANONYMOUS, RegistryAccess
-from shared.registry.client import RegistryClient
 from shared.registry.errors import ImageUnreadable
 from shared.registry.manifest import OCI_MANIFEST, Image
+from shared.registry.port import ImageRegistry
 
 DEFAULT_LIMITS: Final = Limits()
 """What an image may take unless the service's settings say otherwise."""
@@ -61,7 +61,7 @@ class ReadFile:
 
 
 async def sign_image(
-    client: RegistryClient,
+    client: ImageRegistry,
     *,
     source: ImageReference,
     target: ImageReference,
@@ -116,7 +116,7 @@ async def sign_image(
 
 
 async def move_tag(
-    client: RegistryClient, target: ImageReference, digest: str, *, access: RegistryAccess = ANONYMOUS
+    client: ImageRegistry, target: ImageReference, digest: str, *, access: RegistryAccess = ANONYMOUS
 ) -> None:
     """Let the target's tag (`latest` if it has none) stand for a manifest of its repository: the last step of signing.
 
@@ -127,7 +127,7 @@ async def move_tag(
 
 
 async def verify_image(
-    client: RegistryClient,
+    client: ImageRegistry,
     reference: ImageReference,
     patterns: Sequence[str],
     certificate: x509.Certificate,
@@ -148,7 +148,7 @@ async def verify_image(
 
 
 async def read_files(
-    client: RegistryClient,
+    client: ImageRegistry,
     reference: ImageReference,
     patterns: Sequence[str],
     destination: Path,
@@ -188,7 +188,7 @@ class _Config(msgspec.Struct):
 class _Route:
     """From where to where an image is signed."""
 
-    client: RegistryClient
+    client: ImageRegistry
     source: ImageReference
     target: ImageReference
     source_access: RegistryAccess
@@ -276,8 +276,9 @@ def _listed_files(
     unpacked: UnpackedImage, patterns: Sequence[str], reference: ImageReference
 ) -> dict[str, File]:
     listed: dict[str, File] = {}
+    effort = Effort()
     for pattern in patterns:
-        found = find_files(unpacked.root, pattern)
+        found = find_files(unpacked.root, pattern, effort)
         if not found:
             modules = find_modules(unpacked.root)
             shown = ", ".join(modules[:_MODULES_SHOWN]) or "no kernel modules at all"

@@ -11,22 +11,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import IO, Final
 
 import zstandard
 
-from services.signer.tree import Directory, File, apply_layer, directory_at
+from services.signer.archive import XATTR, read_entries
+from services.signer.tree import Directory, Effort, File, apply_layer, directory_at
 from shared.domain.image import ImageReference
 from shared.registry.access import RegistryAccess
-from shared.registry.client import RegistryClient
 from shared.registry.errors import ImageUnreadable
 from shared.registry.manifest import Image
+from shared.registry.port import ImageRegistry
 
 _CHUNK: Final = 1024 * 1024
-_HEADER_BYTES: Final = 1024 * 1024  # longest single header (a path, extended attributes) of a tar entry
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18")  # a frame, a skippable frame
-_XATTR: Final = "SCHILY.xattr."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ class Layer:
 
 
 async def unpack_image(
-    client: RegistryClient,
+    client: ImageRegistry,
     reference: ImageReference,
     image: Image,
     directory: Path,
@@ -165,7 +164,7 @@ def _entry(name: str, kind: bytes, like: tarfile.TarInfo | None) -> tarfile.TarI
     entry.type, entry.mode = kind, 0o755
     if like is not None:
         entry.mode, entry.uid, entry.gid, entry.mtime = like.mode, like.uid, like.gid, like.mtime
-        kept = {key: value for key, value in like.pax_headers.items() if key.startswith(_XATTR)}
+        kept = {key: value for key, value in like.pax_headers.items() if key.startswith(XATTR)}
         entry.pax_headers = dict(sorted(kept.items()))
     return entry
 
@@ -201,49 +200,15 @@ def _decompressed(raw: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
     return raw
 
 
-class _Headers(io.FileIO):
-    """A tar archive of which only headers are read, none longer than a header may be."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= _HEADER_BYTES:
-            raise ImageUnreadable(
-                "A layer has an entry with a header of more than 1 MiB. Build the image anew."
-            )
-        return super().read(size)
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        if whence != 0 or offset < self.tell() - 1:  # an entry of negative size would be read for ever
-            raise ImageUnreadable("A layer has an entry of impossible size. Build the image anew.")
-        return super().seek(offset, whence)
-
-    def __enter__(self) -> Self:
-        return self
-
-
 def read_tree(layers: Sequence[Path], limit: int) -> Directory:
     """The tree that tar archives make, lowest first, of at most `limit` entries together.
 
     Raises:
         ImageUnreadable: one is no tar archive, is damaged, or made to keep its reader busy.
     """
-    root, room = Directory(), limit
+    root, room, effort = Directory(), limit, Effort(directories=limit)
     for index, path in enumerate(layers):
-        entries = []
-        try:
-            with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                for entry in archive:
-                    entries.append(entry)
-                    if entry.size < 0:
-                        raise ImageUnreadable(
-                            "A layer has an entry of impossible size. Build the image anew."
-                        )
-                    if len(entries) > room:
-                        raise ImageUnreadable(f"The image has more than {limit} files. Make it smaller.")
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-            # tarfile lets the last three escape
-            raise ImageUnreadable(
-                f"A layer of the image is no tar archive: {error}. Build it anew."
-            ) from error
+        entries = read_entries(path, room)
         room -= len(entries)
-        apply_layer(root, index, entries)
+        apply_layer(root, index, entries, effort)
     return root

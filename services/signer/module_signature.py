@@ -166,9 +166,10 @@ def strip_signatures(content: bytes) -> bytes:
     Raises:
         ModuleMalformed: a signature's length is impossible, or it is of a kind other than PKCS#7.
     """
-    while (start := _signature_start(content)) is not None:
-        content = content[:start]
-    return content
+    end = len(content)
+    while (start := _signature_start(content, end)) is not None:
+        end = start
+    return content[:end]
 
 
 def read_signature(content: bytes) -> ModuleSignature | None:
@@ -177,7 +178,7 @@ def read_signature(content: bytes) -> ModuleSignature | None:
     Raises:
         ModuleMalformed: the end of the file or the CMS structure in it cannot be read.
     """
-    start = _signature_start(content)
+    start = _signature_start(content, len(content))
     if start is None:
         return None
     signer = _read_signer(content, start)
@@ -288,11 +289,11 @@ def _require_rsa(key: object, what: str) -> None:
         )
 
 
-def _signature_start(content: bytes) -> int | None:
-    """Offset of the outermost signature, None if there is none."""
-    if not content.endswith(MAGIC):
+def _signature_start(content: bytes, end: int) -> int | None:
+    """Offset of the outermost signature of the module that ends at `end`, None if there is none."""
+    if not content.endswith(MAGIC, 0, end):
         return None
-    trailer = len(content) - len(MAGIC) - _TRAILER.size
+    trailer = end - len(MAGIC) - _TRAILER.size
     if trailer < 0:
         raise ModuleMalformed(
             "It ends in the mark of a module signature but is too short for one. Build it anew."

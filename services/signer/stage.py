@@ -17,7 +17,7 @@ from shared.domain.image import ImageReference
 from shared.domain.lease import Lease, Signed
 from shared.leasing.secrets import SecretReader, registry_access
 from shared.leasing.worker import Holder
-from shared.registry.client import RegistryClient
+from shared.registry.port import ImageRegistry
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class SignatureNotFound(TransientError):
 class SignStage:
     """Performs the sign stage of artifacts."""
 
-    def __init__(self, *, registry: RegistryClient, secrets: SecretReader) -> None:
+    def __init__(self, *, registry: ImageRegistry, secrets: SecretReader) -> None:
         self._registry = registry
         self._secrets = secrets
 

@@ -13,6 +13,7 @@ from typing import Final
 import re2
 
 from services.signer.compression import MODULE_SUFFIXES
+from shared.domain.canonical import storable_text
 from shared.domain.errors import PermanentError
 from shared.registry.errors import ImageUnreadable
 
@@ -20,7 +21,11 @@ _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _AUFS: Final = ".wh..wh."  # bookkeeping of an old storage driver: means nothing to others
 _MAX_LINKS: Final = 40  # as Linux
-_MAX_PATH: Final = 4096  # bytes, as Linux
+MAX_PATH: Final = 4096
+"""Bytes of a path, as in Linux."""
+
+_MAX_DEPTH: Final = 256  # parts of a path
+_MAX_STEPS: Final = 20_000_000  # some ten seconds of following paths
 _WILDCARDS: Final = frozenset("*?[")
 _OPTIONS: Final = re2.Options()
 _OPTIONS.log_errors = False
@@ -65,47 +70,82 @@ Node = Directory | File | Symlink | Special
 Path = tuple[str, ...]
 
 
-def apply_layer(root: Directory, layer: int, entries: Sequence[tarfile.TarInfo]) -> None:
+@dataclass(slots=True, kw_only=True)
+class Effort:
+    """What may still be spent on an image: directories that no entry names, and steps along its paths.
+
+    Long paths through many links cost far more than the bytes they take in an archive.
+    """
+
+    directories: int = 200_000
+    steps: int = _MAX_STEPS
+
+    def spend(self, *, steps: int = 0, directories: int = 0) -> None:
+        """Raise ImageUnreadable if there is not so much left."""
+        self.steps -= steps
+        self.directories -= directories
+        if self.steps < 0 or self.directories < 0:
+            raise ImageUnreadable(
+                "The image's paths, or the patterns in filesToSign, lead through too many directories and links. "
+                "Make the image simpler."
+            )
+
+
+def apply_layer(
+    root: Directory, layer: int, entries: Sequence[tarfile.TarInfo], effort: Effort | None = None
+) -> None:
     """Change the tree as a layer says: first what it hides of lower layers, then what it adds.
 
     Args:
         root: the tree of the layers below; changed in place.
         layer: index of this layer, noted in its files.
         entries: all entries of the layer's tar archive, in their order.
+        effort: what may be spent on all layers together.
 
     Raises:
-        ImageUnreadable: a path leaves the image, or a hard link leads nowhere.
+        ImageUnreadable: a path leaves the image, a hard link leads nowhere, or the effort is spent.
     """
+    effort = effort or Effort()
     split = [(_split(entry.name), entry) for entry in entries]
     for path, _ in split:
         if path and path[-1].startswith(_WHITEOUT):
-            _hide(root, path)
+            _hide(root, path, effort)
     for path, entry in split:
         if not path:
             root.info = entry
         elif not path[-1].startswith(_WHITEOUT):
-            _add(root, path, layer, entry)
+            _add(root, path, layer, entry, effort)
 
 
-def find_files(root: Directory, pattern: str) -> dict[str, File]:
+def find_files(root: Directory, pattern: str, effort: Effort | None = None) -> dict[str, File]:
     """The regular files that an absolute path or shell pattern means, by their real path, in order.
 
     A pattern with wildcards in its last part means kernel modules alone; a plain path means any file.
 
     Raises:
         PatternInvalid: it is not absolute, has `..`, or a malformed bracket expression.
+        ImageUnreadable: the effort is spent.
     """
+    effort = effort or Effort()
     parts = [part for part in pattern.split("/") if part not in {"", "."}]
-    if not pattern.startswith("/") or not parts or ".." in parts:
-        raise PatternInvalid(f"filesToSign: {pattern!r} is no absolute path; write it like /opt/…/name.ko.")
+    if not pattern.startswith("/") or not parts:
+        raise PatternInvalid(
+            f"filesToSign: {pattern[:200]!r} is no absolute path; write it like /opt/…/name.ko."
+        )
+    if storable_text(pattern) != pattern:
+        raise PatternInvalid(f"filesToSign: {pattern[:200]!r} is no valid text; write the path in UTF-8.")
+    if ".." in parts:
+        raise PatternInvalid(
+            f"filesToSign: {pattern[:200]!r} must not contain `..`; write the path without it, like /opt/…/name.ko."
+        )
     places: dict[Path, Node] = {(): root}
     for part in parts:
         places = dict(
             found
             for path, node in places.items()
             if isinstance(node, Directory)
-            for name in _matching(node, part)
-            if (found := _walk(root, path, (name,))) is not None
+            for name in _matching(node, part, effort)
+            if (found := _walk(root, path, (name,), effort)) is not None
         )
     any_file = _WILDCARDS.isdisjoint(parts[-1])
     return {
@@ -139,15 +179,15 @@ def directory_at(root: Directory, path: Path) -> Directory:
 
 def _split(name: str) -> Path:
     path = tuple(part for part in name.split("/") if part not in {"", "."})
-    if ".." in path or len(name) > _MAX_PATH:
+    if ".." in path or len(name) > MAX_PATH or len(path) > _MAX_DEPTH:
         raise ImageUnreadable(
-            f"A layer has the path {name[:80]!r}, out of the image or too long. Build it anew."
+            f"A layer has the path {name[:80]!r}, out of the image, too long or too deep. Build it anew."
         )
     return path
 
 
-def _hide(root: Directory, path: Path) -> None:
-    found = _walk(root, (), path[:-1])
+def _hide(root: Directory, path: Path, effort: Effort) -> None:
+    found = _walk(root, (), path[:-1], effort)
     if found is None or not isinstance(found[1], Directory):
         return
     if path[-1] == _OPAQUE:
@@ -156,8 +196,8 @@ def _hide(root: Directory, path: Path) -> None:
         found[1].children.pop(path[-1].removeprefix(_WHITEOUT), None)
 
 
-def _add(root: Directory, path: Path, layer: int, entry: tarfile.TarInfo) -> None:
-    found = _walk(root, (), path[:-1], create=True)
+def _add(root: Directory, path: Path, layer: int, entry: tarfile.TarInfo, effort: Effort) -> None:
+    found = _walk(root, (), path[:-1], effort, create=True)
     if found is None or not isinstance(found[1], Directory):
         raise ImageUnreadable(f"A layer has the path {entry.name!r} through a symbolic link without end.")
     children, name = found[1].children, path[-1]
@@ -166,10 +206,10 @@ def _add(root: Directory, path: Path, layer: int, entry: tarfile.TarInfo) -> Non
         children[name] = directory = old if isinstance(old, Directory) else Directory()
         directory.info = entry
     elif entry.issym():
-        children[name] = Symlink(target=entry.linkname[:_MAX_PATH])
+        children[name] = Symlink(target=entry.linkname[:MAX_PATH])
     elif entry.islnk():
         target = _split(entry.linkname)
-        place = _walk(root, (), target[:-1])
+        place = _walk(root, (), target[:-1], effort)
         node = (
             place[1].children.get(target[-1])
             if place and isinstance(place[1], Directory) and target
@@ -183,17 +223,21 @@ def _add(root: Directory, path: Path, layer: int, entry: tarfile.TarInfo) -> Non
 
 
 def _walk(
-    root: Directory, start: Path, parts: Iterable[str], *, create: bool = False
+    root: Directory, start: Path, parts: Iterable[str], effort: Effort, *, create: bool = False
 ) -> tuple[Path, Node] | None:
     """Where a path leads from the directory `start`, symbolic links followed: the real path and what is there.
 
     None if nothing is there or links go round in a circle. With `create`, what is missing or in the way becomes a
     directory.
     """
-    trail = [directory_at(root, start[:depth]) for depth in range(len(start) + 1)]
+    trail = [root]
+    for name in start:
+        trail.append(directory_at(trail[-1], (name,)))
     names, pending, links = list(start), deque(parts), 0
+    effort.spend(steps=len(start))
     while pending:
         name = pending.popleft()
+        effort.spend(steps=1)
         if name in {"", "."}:
             continue
         if name == "..":
@@ -212,6 +256,7 @@ def _walk(
             pending.extendleft(reversed(child.target.split("/")))
             continue
         if create and not isinstance(child, Directory):
+            effort.spend(directories=1)
             child = trail[-1].children[name] = Directory()
         if not isinstance(child, Directory):
             return ((*names, name), child) if child is not None and not pending else None
@@ -220,14 +265,17 @@ def _walk(
     return tuple(names), trail[-1]
 
 
-def _matching(directory: Directory, part: str) -> list[str]:
+def _matching(directory: Directory, part: str, effort: Effort) -> list[str]:
     """Names in a directory that one part of a pattern matches; wildcards do not match a leading dot."""
     if _WILDCARDS.isdisjoint(part) and "\\" not in part:
         return [part] if part in directory.children else []
+    effort.spend(steps=len(directory.children))
     try:
         expression = re2.compile(_expression(part), _OPTIONS)
     except re2.error as error:
-        raise PatternInvalid(f"filesToSign: {part!r} is no shell pattern; correct its brackets.") from error
+        raise PatternInvalid(
+            f"filesToSign: {part[:200]!r} is no shell pattern; correct its brackets."
+        ) from error
     return [
         name
         for name in directory.children
