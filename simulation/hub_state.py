@@ -57,6 +57,7 @@ class _Stored:
 class _Collection:
     """One resource's objects, what happened to them, and who watches."""
 
+    resource: Resource
     kind: Kind
     objects: dict[Key, _Stored] = field(default_factory=dict)
     versions: list[int] = field(default_factory=list)
@@ -78,6 +79,7 @@ class HubState:
     Attributes:
         version: the resourceVersion of the last write.
         watch_delay: seconds that events may be late on watches; each batch draws its own delay.
+        observe: told of each write: the resource, the object before and after; None where there is none.
     """
 
     def __init__(self, chance: random.Random, clock: Callable[[], float]) -> None:
@@ -89,9 +91,12 @@ class HubState:
         """
         self.version = 100
         self.watch_delay = 0.0
+        self.observe: Callable[[Resource, Json | None, Json | None], None] = lambda *_: None
         self.chance = chance
         self._clock = clock
-        self._collections = {resource: _Collection(kind=kind) for resource, kind in KINDS.items()}
+        self._collections = {
+            resource: _Collection(resource=resource, kind=kind) for resource, kind in KINDS.items()
+        }
         self._snapshots: dict[str, _Snapshot] = {}
         self._tokens = 0
         for name in ("default", "kube-system"):
@@ -297,8 +302,10 @@ class HubState:
         self.version += 1
         encoded = orjson.dumps(item | {"metadata": item["metadata"] | {"resourceVersion": str(self.version)}})
         # Decoded again: nothing that a caller holds is part of what is stored.
-        collection.objects[_key(item)] = _Stored(item=orjson.loads(encoded), encoded=encoded)
+        before = collection.objects.get(_key(item))
+        stored = collection.objects[_key(item)] = _Stored(item=orjson.loads(encoded), encoded=encoded)
         self._tell(collection, item, event, encoded)
+        self.observe(collection.resource, before.item if before else None, stored.item)
         return encoded
 
     def _remove(self, collection: _Collection, item: Json) -> None:
@@ -307,6 +314,7 @@ class HubState:
         del collection.objects[_key(item)]
         last = item | {"metadata": item["metadata"] | {"resourceVersion": str(self.version)}}
         self._tell(collection, item, "DELETED", orjson.dumps(last))
+        self.observe(collection.resource, item, None)
 
     def _tell(self, collection: _Collection, item: Json, event: str, encoded: bytes) -> None:
         place, line = item["metadata"].get("namespace", ""), event_line(event, encoded)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,9 @@ from simulation.store_rows import Rows
 T = TypeVar("T")
 Key = tuple[str, object]
 """(table, primary key)."""
+
+Change = tuple[Key, Any, Any]
+"""A row's key, the row before and after; None where there is none."""
 
 IDLE_SECONDS = 10.0
 """As `shared.store.database.IDLE_IN_TRANSACTION_SECONDS`: how long a silent client keeps its locks."""
@@ -40,9 +43,11 @@ class StoreState:
     Attributes:
         clock: the loop's time in seconds.
         is_down: nobody can connect; open transactions are lost.
+        observe: told of each commit: whose it is, and each row's key, before and after.
     """
 
     clock: Callable[[], float]
+    observe: Callable[[str, list[Change]], None] = lambda _, __: None
     rows: dict[Key, Any] = field(default_factory=dict)
     is_down: bool = False
     last_id: int = 0
@@ -58,6 +63,18 @@ class StoreState:
         """Ids are given at once, whether or not the transaction commits."""
         self.last_id += 1
         return self.last_id
+
+    def apply(self, name: str, writes: Mapping[Key, Any]) -> None:
+        """Commit somebody's writes."""
+        changes = [(key, self.rows.get(key), row) for key, row in writes.items()]
+        for key, _, row in changes:
+            if row is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = row
+        if changes:
+            self.commits += 1
+            self.observe(name, changes)
 
     def crash(self) -> None:
         """Kill the server and start it: what was committed stays, every open transaction is lost."""
@@ -128,12 +145,7 @@ class SimulatedTransaction(Rows):
         try:
             async with self._line.crossing("store.commit"):
                 self.check()
-                for key, row in self._writes.items():
-                    if row is None:
-                        self._state.rows.pop(key, None)
-                    else:
-                        self._state.rows[key] = row
-                self._state.commits += bool(self._writes)
+                self._state.apply(self._line.name, self._writes)
                 self._state.release(self)
         except LineBroken as error:
             raise StoreUnavailable(str(error)) from error

@@ -9,8 +9,8 @@ import orjson
 import structlog
 
 from services.builder.build_request import BuildRequest
-from services.builder.buildah import Buildah
 from services.builder.plan import Adopt, Build, Found, Missing, plan, staging_tag
+from services.builder.tools import BuildTools
 from shared.domain.artifact import RECIPE_LABEL, SOURCE_LABEL, ArtifactRequest
 from shared.domain.errors import TransientError
 from shared.domain.image import ImageReference
@@ -18,8 +18,8 @@ from shared.domain.lease import Built, Lease
 from shared.leasing.secrets import SecretReader, registry_access
 from shared.leasing.worker import Holder
 from shared.registry.access import RegistryAccess
-from shared.registry.client import RegistryClient
 from shared.registry.errors import ImageMissing, ImageUnreadable
+from shared.registry.port import ImageRegistry
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class BuildStage:
     """Performs the build stage of artifacts."""
 
     def __init__(
-        self, *, registry: RegistryClient, secrets: SecretReader, buildah: Buildah, time_limit: float
+        self, *, registry: ImageRegistry, secrets: SecretReader, buildah: BuildTools, time_limit: float
     ) -> None:
         """`time_limit` is in seconds, for one build and its push."""
         self._registry = registry

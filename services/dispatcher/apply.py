@@ -17,8 +17,9 @@ from services.dispatcher.module_events import event_body, events_between
 from services.dispatcher.stored import StoredModule
 from shared.domain.errors import HubError
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
-from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES, KubeClient
+from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES
 from shared.kube.errors import Conflict, NotFound
+from shared.kube.port import HubApi
 from shared.store.port import Store
 
 log = structlog.get_logger()
@@ -35,7 +36,7 @@ WRITES = Counter("kmmhub_manifestwork_writes_total", "ManifestWorks written, by 
 
 
 async def apply_decision(
-    kube: KubeClient, store: Store, *, module: str, cluster: str, decision: Decision
+    kube: HubApi, store: Store, *, module: str, cluster: str, decision: Decision
 ) -> ObservedWork | None:
     """Carry out one decision.
 
@@ -65,13 +66,13 @@ async def apply_decision(
     return work
 
 
-async def _create(kube: KubeClient, cluster: str, body: Mapping[str, Any]) -> dict[str, Any]:
+async def _create(kube: HubApi, cluster: str, body: Mapping[str, Any]) -> dict[str, Any]:
     answer = await kube.create(MANIFEST_WORKS, body, namespace=cluster)
     WRITES.labels("create").inc()
     return answer
 
 
-async def _delete(kube: KubeClient, module: str, cluster: str, uid: str) -> None:
+async def _delete(kube: HubApi, module: str, cluster: str, uid: str) -> None:
     """Ask for the deletion; that the work is gone, or waits for its agent, comes back through the watch."""
     with contextlib.suppress(NotFound):
         await kube.delete(MANIFEST_WORKS, module, namespace=cluster, uid=uid)
@@ -79,18 +80,18 @@ async def _delete(kube: KubeClient, module: str, cluster: str, uid: str) -> None
         log.info("work.deleted", module=module, cluster=cluster)
 
 
-async def ensure_finalizer(kube: KubeClient, module: StoredModule) -> None:
+async def ensure_finalizer(kube: HubApi, module: StoredModule) -> None:
     """Put our finalizer on a module before its first work is posted. Raises HubError."""
     await _change_finalizers(kube, module, lambda names: names if FINALIZER in names else [*names, FINALIZER])
 
 
-async def has_works(kube: KubeClient, module: str) -> bool:
+async def has_works(kube: HubApi, module: str) -> bool:
     """Whether the API server still stores a work of this module, as of now."""
     page = await kube.list_page(MANIFEST_WORKS, limit=1, labels={MODULE_LABEL: module})
     return bool(msgspec.json.decode(page, type=_Items).items)
 
 
-async def release_module(kube: KubeClient, module: StoredModule) -> None:
+async def release_module(kube: HubApi, module: StoredModule) -> None:
     """Take our finalizer off a module whose works are gone; one that is gone itself is no error."""
     with contextlib.suppress(NotFound):
         await _change_finalizers(kube, module, lambda names: [name for name in names if name != FINALIZER])
@@ -98,7 +99,7 @@ async def release_module(kube: KubeClient, module: StoredModule) -> None:
 
 
 async def _change_finalizers(
-    kube: KubeClient, module: StoredModule, change: Callable[[Sequence[str]], Sequence[str]]
+    kube: HubApi, module: StoredModule, change: Callable[[Sequence[str]], Sequence[str]]
 ) -> None:
     """Apply `change` to the finalizers as stored, and if the module was written since, as they are now."""
     try:
@@ -113,7 +114,7 @@ async def _change_finalizers(
         await _write_finalizers(kube, module, change(module.finalizers))
 
 
-async def _write_finalizers(kube: KubeClient, module: StoredModule, finalizers: Sequence[str]) -> None:
+async def _write_finalizers(kube: HubApi, module: StoredModule, finalizers: Sequence[str]) -> None:
     """Raises Conflict if the module is no longer at its resourceVersion."""
     if list(finalizers) != list(module.finalizers):
         metadata = {
@@ -125,7 +126,7 @@ async def _write_finalizers(kube: KubeClient, module: StoredModule, finalizers: 
 
 
 async def write_status(
-    kube: KubeClient, module: StoredModule, status: Mapping[str, Any], *, now: str
+    kube: HubApi, module: StoredModule, status: Mapping[str, Any], *, now: str
 ) -> StoredModule | None:
     """Write a module's status and tell what changed, unless it is stored like this already or the module is gone.
 
@@ -149,7 +150,7 @@ async def write_status(
     return replace(module, status=answer["status"], resource_version=version)
 
 
-async def _tell(kube: KubeClient, body: Mapping[str, Any]) -> None:
+async def _tell(kube: HubApi, body: Mapping[str, Any]) -> None:
     """Create an Event, or count it up where it was told before. One that cannot be written is no failure."""
     name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
     try:

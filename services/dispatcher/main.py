@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Collection, Iterable
 
@@ -60,6 +61,8 @@ class Dispatcher:
         self._again: dict[Changed, float] = {}
         self._failures: dict[Changed, int] = {}
         self._to_report: set[str] = set()
+        self._reporting = asyncio.Event()
+        self._retrying = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, *, resync_seconds: float) -> None:
         """Reconcile what is announced, and everything every so many seconds, until `stop` is set."""
@@ -96,21 +99,24 @@ class Dispatcher:
                 del self._again[change]
             if due and isinstance(await self._pass(due), Retry):
                 self._again |= dict.fromkeys(due, _time() + RETRY_SECONDS)
-            await pause(stop, RETRY_SECONDS / 2)
+            await _either(stop, self._retrying, seconds=min(self._again.values(), default=math.inf) - _time())
 
     async def report(self, stop: asyncio.Event) -> None:
         """Write the status of modules that were touched."""
         while not stop.is_set():
-            names, self._to_report = self._to_report, set()
-            if names:
-                try:
-                    async with self._turn:
-                        failed = await self._reconciler.report(names)
-                    self._look_again(Changed(kind=Kind.MODULE, name=name) for name in failed)
-                except StoreUnavailable as error:
-                    log.warning("status.failed", error=str(error))
-                    self._to_report |= names
+            await _either(stop, self._reporting)
             await pause(stop, REPORT_SECONDS)
+            names, self._to_report = self._to_report, set()
+            if stop.is_set() or not names:
+                continue
+            try:
+                async with self._turn:
+                    failed = await self._reconciler.report(names)
+                self._look_again(Changed(kind=Kind.MODULE, name=name) for name in failed)
+            except StoreUnavailable as error:
+                log.warning("status.failed", error=str(error))
+                self._touch(names)
+                await pause(stop, RETRY_SECONDS)
 
     async def sweep(self, stop: asyncio.Event) -> None:
         """Announce artifacts that should have moved by now."""
@@ -137,8 +143,14 @@ class Dispatcher:
         for change in set(changes) - outcome.failed:
             self._failures.pop(change, None)
         self._look_again(outcome.failed)
-        self._to_report |= outcome.touched
+        self._touch(outcome.touched)
         return Done()
+
+    def _touch(self, names: Collection[str]) -> None:
+        """Let the status of modules be written soon."""
+        if names:
+            self._to_report |= set(names)
+            self._reporting.set()
 
     def _look_again(self, changes: Iterable[Changed]) -> None:
         """Plan another look, later each time that it fails again."""
@@ -146,6 +158,22 @@ class Dispatcher:
             failures = self._failures[change] = self._failures.get(change, 0) + 1
             delay = min(retry_delay(failures, jitter=random.random()), MAX_RETRY_SECONDS)  # noqa: S311 - no secret
             self._again.setdefault(change, _time() + delay)
+            self._retrying.set()
+
+
+async def _either(stop: asyncio.Event, event: asyncio.Event, *, seconds: float = math.inf) -> None:
+    """Wait for an event, which is cleared, or for `stop`, or for so many seconds."""
+    waiting = {asyncio.create_task(one.wait()) for one in (stop, event)}
+    try:
+        await asyncio.wait(
+            waiting,
+            timeout=None if seconds == math.inf else max(seconds, 0.0),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    finally:
+        for task in waiting:
+            task.cancel()
+    event.clear()
 
 
 def _time() -> float:

@@ -21,8 +21,8 @@ from services.dispatcher.survey import survey_module
 from services.dispatcher.want import want_artifacts
 from shared.domain.errors import HubError, TransientError
 from shared.events.messages import Changed, Kind
-from shared.kube.client import KubeClient
 from shared.kube.errors import Forbidden, NotFound, Refused
+from shared.kube.port import HubApi
 from shared.store.port import Store, Transaction
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        kube: KubeClient,
+        kube: HubApi,
         store: Store,
         namespace: str,
         now: Callable[[], dt.datetime],

@@ -16,6 +16,7 @@ from services.watcher.reflect import Recorder, reflect
 from shared.domain.work import ObservedWork, observe_work
 from shared.kube import client
 from shared.kube.client import KubeClient
+from shared.kube.port import HubApi
 from shared.kube.reflector import Listed, Reflector
 from shared.relay.backbone import Backbone, open_backbone
 from shared.runtime.process import Process, run
@@ -126,7 +127,7 @@ async def watch(settings: WatcherSettings, process: Process) -> None:
             await reflect_all(kube, backbone, process, namespace=settings.operator_namespace)
 
 
-async def reflect_all(kube: KubeClient, backbone: Backbone, process: Process, *, namespace: str) -> None:
+async def reflect_all(kube: HubApi, backbone: Backbone, process: Process, *, namespace: str) -> None:
     """Reflect all resources, ConfigMaps and Secrets of `namespace` among them, until the process is stopped."""
     listed: set[str] = set()
 

@@ -57,33 +57,33 @@ async def reflect(
         async for happening in reflector.run(stop):
             await queue.put(happening)
 
-    filling = asyncio.create_task(fill())
-    try:
-        while not stop.is_set() and not filling.done():
-            batch = await _next_batch(queue, stop)
-            if batch and await _record(batch, recorder, store, resource, stop):
+    async def drain() -> None:
+        while True:
+            batch = await _next_batch(queue)
+            if await _record(batch, recorder, store, resource, stop):
                 relay.wake()
                 if isinstance(batch[-1], Listed):
                     SYNCED.labels(resource).set(1)
                     listed.add(resource)
                     log.info("watch.listed", resource=resource, objects=len(batch[-1].keys))
+
+    working = [asyncio.create_task(fill()), asyncio.create_task(drain())]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({*working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        filling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await filling
+        for task in (*working, stopping):
+            task.cancel()
+        for task in working:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
-async def _next_batch(queue: asyncio.Queue[Any], stop: asyncio.Event) -> list[Any]:
-    """Everything that waits, but no more than a batch; a `Listed` ends one."""
-    batch: list[Any] = []
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.5):  # not wait_for: see shared.runtime.pause
-            batch.append(await queue.get())
-    while batch and not isinstance(batch[-1], Listed) and len(batch) < MAX_BATCH and not stop.is_set():
-        try:
-            batch.append(queue.get_nowait())
-        except asyncio.QueueEmpty:
-            break
+async def _next_batch(queue: asyncio.Queue[Any]) -> list[Any]:
+    """At least one, and everything that waits, but no more than a batch; a `Listed` ends one."""
+    batch = [await queue.get()]
+    while not isinstance(batch[-1], Listed) and len(batch) < MAX_BATCH and not queue.empty():
+        batch.append(queue.get_nowait())
     return batch
 
 

@@ -18,8 +18,9 @@ import structlog
 
 from shared.domain.canonical import MAX_DEPTH, is_deeper_than, shallow_json
 from shared.domain.errors import HubError
-from shared.kube.client import KubeClient, Resource
+from shared.kube.client import Resource
 from shared.kube.errors import ApiUnavailable, Gone
+from shared.kube.port import HubApi
 from shared.runtime.pause import pause
 
 log = structlog.get_logger()
@@ -135,7 +136,7 @@ class Reflector(Generic[T]):
     """Reflects one resource, decoding only the fields of `kind`."""
 
     def __init__(
-        self, kube: KubeClient, resource: Resource, kind: type[T], *, namespace: str | None = None
+        self, kube: HubApi, resource: Resource, kind: type[T], *, namespace: str | None = None
     ) -> None:
         self._kube = kube
         self._resource = resource

@@ -8,8 +8,9 @@ import binascii
 from shared.domain.artifact import Access
 from shared.domain.errors import PermanentError, TransientError
 from shared.domain.image import ImageReference
-from shared.kube.client import SECRETS, KubeClient
+from shared.kube.client import SECRETS
 from shared.kube.errors import NotFound
+from shared.kube.port import HubApi
 from shared.registry.access import RegistryAccess
 from shared.registry.docker_config import FIELD, read_docker_config
 
@@ -29,7 +30,7 @@ class SecretIncomplete(PermanentError):
 class SecretReader:
     """Reads Secrets of the operator's namespace."""
 
-    def __init__(self, kube: KubeClient, namespace: str) -> None:
+    def __init__(self, kube: HubApi, namespace: str) -> None:
         self._kube = kube
         self._namespace = namespace
 

@@ -1,0 +1,219 @@
+"""What must hold at every moment, whatever happens. Checked with each commit and each write to the hub.
+
+The numbers are those of docs/simulation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.domain.artifact import Artifact, ArtifactState, Stage
+from shared.domain.backoff import retry_delay
+from shared.domain.work import MODULE_LABEL
+from shared.kube.client import MANIFEST_WORKS, MODULES, Resource
+from simulation.images import is_signed
+from simulation.store import Change
+from simulation.store_rows import ARTIFACTS, OUTBOX
+from simulation.user import User
+from simulation.world import World
+
+WORKING = {ArtifactState.BUILDING, ArtifactState.SIGNING}
+PERMISSIONS = "kmm-hub-permissions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """An invariant did not hold."""
+
+    invariant: str
+    what: str
+    second: float
+
+
+@dataclass(slots=True)
+class Oracle:
+    """Watches everything that is written. `breaches` should stay empty."""
+
+    world: World
+    user: User
+    breaches: list[Breach] = field(default_factory=list)
+    tags_set: int = 0
+    _holders: dict[tuple[str, int], str] = field(default_factory=dict)
+    _ready: set[str] = field(default_factory=set)
+    _failures: dict[str, int] = field(default_factory=dict)
+    _published: set[str] = field(default_factory=set)
+
+    def watch(self) -> None:
+        """From now on."""
+        self.world.store.observe = self.committed
+        self.world.hub.observe = self.written
+        self.world.broker.observe = self._published.add
+        self.world.registry.observe = self.tagged
+
+    def committed(self, who: str, changes: list[Change]) -> None:
+        """A transaction was committed."""
+        for (table, _), before, after in changes:
+            if table == ARTIFACTS and before is not None and after is not None:
+                self._step(who, before, after)
+            elif table == OUTBOX and after is None and before is not None:
+                self._check(
+                    before.message_id in self._published,
+                    "S6 an announcement is published before it is forgotten",
+                    f"{before.subject} {before.message_id}",
+                )
+
+    def _step(self, who: str, before: Artifact, after: Artifact) -> None:
+        name = (
+            f"{after.request.target} ({before.state} to {after.state}, fence {before.fence} to {after.fence})"
+        )
+        now = self.world.store.now()
+        if after.fence != before.fence:
+            self._check(after.fence == before.fence + 1, "S2 a fencing number only grows", name)
+            self._holders[after.key, after.fence] = who
+            self._check(
+                before.not_before <= now,
+                "S1 an artifact has one holder at a time, and pauses between tries",
+                f"{name}: {who} took it {(before.not_before - now).total_seconds():.1f} s early",
+            )
+            self.world.note(f"{who} takes {after.request.target}: {after.state}, attempt {after.attempts}")
+        elif before.state in WORKING:
+            holder = self._holders.get((before.key, before.fence))
+            is_told_again = after.announced > before.announced and after.state is before.state
+            self._check(
+                who == holder or is_told_again,
+                "S2 who lost its lease changes nothing",
+                f"{name}: {who}, not {holder}",
+            )
+        if after.state is ArtifactState.READY:
+            assert after.digest is not None
+            self._ready.add(after.digest)
+        if before.state != after.state:
+            self.world.note(
+                f"{after.request.target} is {after.state}{f': {after.reason}' if after.reason else ''}"
+            )
+        self._count_failure(name, before, after)
+
+    def _count_failure(self, name: str, before: Artifact, after: Artifact) -> None:
+        """S7, by our own count: the pauses between failures grow."""
+        has_failed = before.state in WORKING and after.reason is not None and after.fence == before.fence
+        if has_failed and after.state in {ArtifactState.WANTED, ArtifactState.BUILT}:
+            is_same_stage = (after.state is Stage.BUILD.waiting) == (before.state is Stage.BUILD.working)
+            if not is_same_stage or after.attempts < before.attempts:
+                return
+            count = self._failures[after.key] = self._failures.get(after.key, 0) + 1
+            pause = (after.not_before - self.world.store.now()).total_seconds()
+            self._check(
+                pause >= retry_delay(count, jitter=1.0) - LONGEST_TRANSACTION,
+                "S7 the pauses between failed tries grow",
+                f"{name}: {pause:.1f} s after {count} failures",
+            )
+        elif after.state is not before.state and after.state not in WORKING:
+            self._failures.pop(after.key, None)
+
+    def written(
+        self, resource: Resource, before: dict[str, Any] | None, after: dict[str, Any] | None
+    ) -> None:
+        """An object of the hub was created, changed or removed."""
+        if resource == MANIFEST_WORKS and after is not None:
+            spec_before = before["spec"] if before else None
+            if after["spec"] != spec_before and after["metadata"]["name"] != PERMISSIONS:
+                self._work(before, after)
+        if resource == MODULES and after is None and before is not None:
+            name = before["metadata"]["name"]
+            left = [
+                work["metadata"]["namespace"]
+                for work in self.world.hub.objects(MANIFEST_WORKS)
+                if work["metadata"].get("labels", {}).get(MODULE_LABEL) == name
+            ]
+            self._check(
+                not left, "S10 a module goes after its works", f"{name} is gone, works in {left} are not"
+            )
+
+    def tagged(self, repository: str, tag: str, digest: str) -> None:
+        """A tag was set."""
+        self.tags_set += 1
+        name = repository.rpartition("/")[2]
+        module = self.user.modules.get(name)
+        # A tag of a kernel, not the staging tag, which holds the unsigned image.
+        if (
+            module is not None
+            and module.is_signed
+            and f"{repository}:{tag}" in map(module.image, module.kernels)
+        ):
+            image = f"{repository}@{digest}"
+            self._check(
+                is_signed(self.world.registry, image),
+                "S3 a final tag never stands for an unsigned image",
+                image,
+            )
+
+    def _work(self, before: dict[str, Any] | None, after: dict[str, Any]) -> None:
+        name, cluster = after["metadata"]["name"], after["metadata"]["namespace"]
+        place = f"work {name} of {cluster}"
+        images = images_of(after)
+        if not images and before is not None:
+            return  # somebody's hand
+        self._check(
+            after["metadata"].get("labels", {}).get(MODULE_LABEL) == name,
+            "S9 a work bears its module's label",
+            place,
+        )
+        self._check((name, cluster) in self.user.was_selected, "S5 only selected clusters get works", place)
+        for kernel, image in images.items():
+            digest = image.partition("@")[2]
+            self._check(digest.startswith("sha256:"), "S4 works name digests", f"{place}: {image}")
+            self._check(
+                self.world.registry.has_image(image),
+                "S3 images are pushed before works name them",
+                f"{place}: {image}",
+            )
+            self._check(
+                digest in self._ready, "S4 a shipped digest is a finished artifact's", f"{place}: {image}"
+            )
+            module = self.user.modules.get(name)
+            if module is not None and module.is_signed and kernel in module.kernels:
+                self._check(
+                    is_signed(self.world.registry, image),
+                    "S3 what is to be signed is",
+                    f"{place}: {kernel} {image}",
+                )
+        self._check_kept(place, before, images)
+
+    def _check_kept(self, place: str, before: dict[str, Any] | None, images: dict[str, str]) -> None:
+        """S11: a kernel that a work serves, that the cluster runs and the module takes, stays served."""
+        if before is None:
+            return
+        _, name, _, cluster = place.split()
+        module, wanted = self.user.modules.get(name), self.user.clusters.get(cluster)
+        if module is None or wanted is None or wanted.kernels is None:
+            return
+        needed = set(module.kernels) & set(wanted.kernels)
+        lost = needed & images_of(before).keys() - images.keys()
+        self._check(not lost, "S11 a kernel that works is not taken away", f"{place}: {sorted(lost)}")
+
+    def check(self, holds: bool, invariant: str, what: str) -> None:
+        """Note a breach of an invariant that somebody else looked at."""
+        self._check(holds, invariant, what)
+
+    def _check(self, holds: bool, invariant: str, what: str) -> None:
+        if not holds:
+            breach = Breach(invariant=invariant, what=what, second=self.world.loop.time())
+            self.breaches.append(breach)
+            self.world.note(f"BREACH of {invariant}: {what}")
+
+
+LONGEST_TRANSACTION = 1.0
+"""Seconds between the beginning of a transaction, which dates what it writes, and its commit, in fair weather."""
+
+
+def images_of(work: dict[str, Any]) -> dict[str, str]:
+    """Kernels with their images, of the Module in a work."""
+    manifests: Iterable[dict[str, Any]] = work["spec"].get("workload", {}).get("manifests", [])
+    return {
+        mapping["literal"]: mapping["containerImage"]
+        for manifest in manifests
+        if manifest.get("kind") == "Module"
+        for mapping in manifest["spec"]["moduleLoader"]["container"]["kernelMappings"]
+    }

@@ -1,0 +1,164 @@
+"""One seed: a fleet, trouble, calm, and silence."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from simulation.calm import unmet
+from simulation.invariants import Oracle
+from simulation.loop import SimulationLoop
+from simulation.nemesis import Nemesis
+from simulation.run import simulate
+from simulation.user import User
+from simulation.world import SERVICES, Healers, World
+
+CONVERGES_WITHIN = 900.0
+"""Virtual seconds of calm in which everything must come right: several times the longest pause between tries."""
+
+SILENCE = 600.0
+"""Virtual seconds in which then nothing may be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is simulated.
+
+    Attributes:
+        steps: acts of the user and faults, together.
+        gentle: no fault kills or loses anything.
+        healers: what puts right whatever was missed.
+    """
+
+    steps: int = 30
+    gentle: bool = False
+    healers: Healers = field(default_factory=Healers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a seed went.
+
+    Attributes:
+        breaches: broken invariants, in words; empty if all is well.
+        journal: what happened, in the domain's terms.
+        faults: how many of which kind.
+        converged_in: virtual seconds of calm, None if not in time.
+        seconds: virtual.
+        wall_seconds: real.
+    """
+
+    seed: int
+    breaches: tuple[str, ...]
+    journal: tuple[str, ...]
+    faults: Counter[str]
+    converged_in: float | None
+    seconds: float
+    steps: int
+    wall_seconds: float
+
+
+def run_seed(seed: int, options: Options | None = None) -> Report:
+    """Simulate one seed; the same seed and options give the same report, but for `wall_seconds`."""
+    chosen = options or Options()
+    started = time.perf_counter()
+    seen: list[_Run] = []
+
+    async def main(loop: SimulationLoop) -> None:
+        run = _Run(World(loop, healers=chosen.healers), chosen)
+        seen.append(run)
+        await run.play()
+
+    failures: list[str] = []
+    try:
+        simulate(main, seed=seed)
+    except BaseExceptionGroup as group:
+        failures += [
+            f"failure: {one!r} {' '.join(getattr(one, '__notes__', []))}" for one in group.exceptions
+        ]
+    except Exception as error:  # noqa: BLE001 - whatever stops a run is what it found
+        failures.append(f"failure: {error!r} {' '.join(getattr(error, '__notes__', []))}")
+    (run,) = seen
+    breaches = [f"{one.second:.1f} s: {one.invariant}: {one.what}" for one in run.oracle.breaches]
+    return Report(
+        seed=seed,
+        breaches=(*breaches, *run.unmet, *failures),
+        journal=tuple(f"{second:8.1f}  {what}" for second, what in run.world.journal),
+        faults=run.nemesis.counts,
+        converged_in=run.converged_in,
+        seconds=run.world.loop.time(),
+        steps=run.world.loop.steps,
+        wall_seconds=time.perf_counter() - started,
+    )
+
+
+class _Run:
+    def __init__(self, world: World, options: Options) -> None:
+        self.world = world
+        self.user = User(world, world.chance("user"))
+        self.oracle = Oracle(world, self.user)
+        self.nemesis = Nemesis(world, world.chance("nemesis"), gentle=options.gentle)
+        self.unmet: list[str] = []
+        self.converged_in: float | None = None
+        self._options = options
+        self._pace = world.chance("pace")
+
+    async def play(self) -> None:
+        """Trouble, calm, silence."""
+        self.oracle.watch()
+        self.user.begin()
+        for name in SERVICES:
+            self.world.start(name)
+        agents = asyncio.create_task(self._every(2.0, self._tend), name="agents")
+        for _ in range(self._options.steps):
+            await asyncio.sleep(self._pace.expovariate(1 / 4.0))
+            if self._pace.random() < 0.5:
+                self.user.act()
+            else:
+                self.nemesis.act()
+        await self.nemesis.heal()
+        self.user.mend_everything()
+        self.world.note("calm")
+        await self._converge()
+        if not self.unmet:
+            await self._keep_silent()
+        agents.cancel()
+
+    def _tend(self) -> None:
+        self.user.run_agents()
+        self.world.hub.finish_namespaces()
+
+    async def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        while True:
+            act()
+            await asyncio.sleep(seconds)
+
+    async def _converge(self) -> None:
+        began = self.world.loop.time()
+        while self.world.loop.time() < began + CONVERGES_WITHIN:
+            await asyncio.sleep(5.0)
+            left = unmet(self.world, self.user)
+            if not left:
+                self.converged_in = self.world.loop.time() - began
+                self.world.note(f"converged after {self.converged_in:.0f} s")
+                return
+        self.unmet = [f"not within {CONVERGES_WITHIN:.0f} s: {one}" for one in left]
+
+    async def _keep_silent(self) -> None:
+        await asyncio.sleep(60.0)
+        before = self._writes()
+        await asyncio.sleep(SILENCE)
+        for what, count in self._writes().items():
+            self.oracle.check(
+                count == before[what], "S12 then there is silence", f"{count - before[what]} {what}"
+            )
+
+    def _writes(self) -> dict[str, int]:
+        return {
+            "writes to the hub": self.world.hub.version,
+            "commits": self.world.store.commits,
+            "tags set in the registry": self.oracle.tags_set,
+        }
