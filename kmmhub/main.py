@@ -119,6 +119,13 @@ def streams(
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on, and make again within seconds whatever is lost.")
     ] = False,
+    print_users: Annotated[
+        str | None,
+        typer.Option(
+            metavar="password|nkey",
+            help="Print the users of the bus and what each may do, for nats-server's configuration, and end.",
+        ),
+    ] = None,
     output: Annotated[dev.Output, typer.Option("--output", "-o", help="How to print.")] = dev.Output.text,
 ) -> None:
     """Make the streams and consumers that the services work with, as the bus user `streams`.
@@ -126,7 +133,13 @@ def streams(
     What is there stays, what differs is brought to its configuration. The services themselves may not do that.
     """
     from kmmhub.streams import run_once, run_watch
+    from shared.bus.server_configuration import users_file
 
+    if print_users in {"password", "nkey"}:
+        typer.echo(users_file("password" if print_users == "password" else "nkey"), nl=False)
+        return
+    if print_users is not None:
+        raise typer.BadParameter("--print-users takes password or nkey")
     if watch:
         raise typer.Exit(run_watch())
     typer.echo(run_once(as_json=output is dev.Output.json))

@@ -130,7 +130,9 @@ async def open_client(
 
     async def on_error(error: Exception) -> None:
         nonlocal last_error
-        last_error = error
+        # A refusal says more than the end of the connection that follows it.
+        if not _REFUSED.search(str(last_error)):
+            last_error = error
         if not denials.heard(error):
             log.warning("bus.error", error=repr(error))
 

@@ -19,12 +19,25 @@ START_SECONDS = 10.0
 class Broker:
     """A server with JetStream on a port that stays the same through all lives.
 
-    Without `authorization`, a block of the server's configuration, everybody may do everything.
+    Without `authorization`, a block of the server's configuration, or a whole `configuration`, everybody may do
+    everything.
     """
 
-    def __init__(self, directory: Path, authorization: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        authorization: Mapping[str, Any] | None = None,
+        *,
+        configuration: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = directory
-        self._authorization = authorization
+        self._configuration = configuration
+        self._environment = environment
+        if authorization is not None:
+            self._configuration = directory / "nats.conf"
+            stored = {"store_dir": str(directory / "data")}
+            self._configuration.write_text(json.dumps({"authorization": authorization, "jetstream": stored}))
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -35,16 +48,14 @@ class Broker:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        arguments = ["--addr", "127.0.0.1", "--port", str(self._port), "--jetstream"]
-        if self._authorization is not None:
-            configuration = self._directory / "nats.conf"
-            configuration.write_text(json.dumps({"authorization": self._authorization}))
-            arguments += ["--config", str(configuration)]
+        arguments = ["--addr", "127.0.0.1", "--port", str(self._port)]
+        if self._configuration is not None:
+            arguments += ["--config", str(self._configuration)]
+        else:
+            arguments += ["--jetstream", "--store_dir", str(self._directory / "data")]
         with (self._directory / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(find_program()), *arguments, "--store_dir", str(self._directory / "data")],
-                stdout=log,
-                stderr=log,
+                [str(find_program()), *arguments], stdout=log, stderr=log, env=self._environment
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
