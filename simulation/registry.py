@@ -124,6 +124,10 @@ class RegistryState:
         content = self._contents[digest]
         self._contents[digest] = content[:-1] + bytes([content[-1] ^ 1])
 
+    def lose(self, digest: str) -> None:
+        """A blob is gone from the disk, though repositories still link to it."""
+        del self._contents[digest]
+
     # What can be seen
 
     def has_image(self, image: str) -> bool:
@@ -132,7 +136,8 @@ class RegistryState:
         manifest = self.find(reference)
         repository = self.repository(reference)
         return manifest is not None and all(
-            name in repository.blobs or name in repository.manifests for name in _named(manifest.content)
+            self.blob(reference, name) is not None or name in repository.manifests
+            for name in _named(manifest.content)
         )
 
     def names(self, registry: str) -> list[str]:
@@ -157,7 +162,7 @@ class RegistryState:
 
     def blob(self, reference: ImageReference, digest: str) -> bytes | None:
         """A blob of the reference's repository."""
-        return self._contents[digest] if digest in self.repository(reference).blobs else None
+        return self._contents.get(digest) if digest in self.repository(reference).blobs else None
 
     def add_blob(self, reference: ImageReference, content: bytes) -> str:
         """Store a blob. Returns its digest."""
@@ -168,7 +173,7 @@ class RegistryState:
 
     def mount(self, digest: str, source: ImageReference, target: ImageReference) -> bool:
         """Take a blob of another repository. Returns whether that had it."""
-        if digest not in self.repository(source).blobs:
+        if self.blob(source, digest) is None:
             return False
         self.repository(target).blobs.add(digest)
         return True
@@ -177,11 +182,15 @@ class RegistryState:
         """Store a manifest, under the reference's tag if it has one. Returns its digest.
 
         Raises:
-            RegistryRejected: it names what the repository does not have.
+            RegistryRejected: it is no JSON, or names what the repository does not have.
         """
         digest, repository = digest_of(content), self.repository(reference)
-        for name in _named(content):
-            if name not in repository.blobs and name not in repository.manifests:
+        try:
+            names = list(_named(content))
+        except ValueError as error:
+            raise RegistryRejected(f"PUT {reference} was answered with 400 (MANIFEST_INVALID).") from error
+        for name in names:
+            if self.blob(reference, name) is None and name not in repository.manifests:
                 raise RegistryRejected(
                     f"PUT {reference} was answered with 400 (MANIFEST_BLOB_UNKNOWN: {name})."
                 )
