@@ -41,8 +41,9 @@ class BuildWeather:
 class SimulatedBuildah:
     """One process's tools, as `services.builder.tools.BuildTools`.
 
-    `RUN false` and `RUN exit N` fail; other instructions do nothing. `FROM` needs its image in the registry, if it
-    names the destination's registry. The image has a kernel module wherever the last stage's COPY lines put a `.ko`.
+    `RUN false` and `RUN exit N` fail, `RUN sleep N` takes time, other instructions do nothing. `FROM` needs its image
+    in the registry, if it names the destination's registry. The image has a kernel module wherever the last stage's
+    COPY lines put a `.ko`.
 
     Attributes:
         weather: how builds go.
@@ -63,7 +64,7 @@ class SimulatedBuildah:
         """As `BuildTools.build`. The push crosses the line: it may happen though its answer is lost."""
         hidden = [content for files in request.secrets.values() for content in files.values()]
         run = _Run(request, BuildLog(hidden=hidden, on_line=on_line))
-        seconds = self._chance.uniform(*self.weather.seconds)
+        seconds = self._chance.uniform(*self.weather.seconds) + run.sleeps()
         is_killed = self._chance.random() < self.weather.kills
         try:
             async with asyncio.timeout(request.time_limit):
@@ -128,6 +129,10 @@ class _Run:
             if verb.upper() == "RUN" and words and words[0] in FAILING:
                 self._say(f"subprocess exited with status {words[1] if len(words) > 1 else 1}")
                 raise self.failure(Step.BUILD, f'building at STEP "{instruction}": exit status 1')
+
+    def sleeps(self) -> float:
+        """Seconds that instructions ask for."""
+        return sum(float(words[1]) for words in self._of("RUN") if words[0] == "sleep")
 
     def bases(self) -> Iterator[ImageReference]:
         """Images that FROM names, without the names of stages."""
