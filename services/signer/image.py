@@ -15,6 +15,7 @@ from services.signer.compression import pack_module, unpack_module
 from services.signer.layers import Layer, Limits, UnpackedImage, unpack_image, write_layer
 from services.signer.module_signature import ModuleMalformed, is_signed_by, sign_module
 from services.signer.tree import Effort, File, find_files, find_modules
+from shared.domain.canonical import MAX_DEPTH, is_deeper_than
 from shared.domain.errors import PermanentError
 from shared.domain.image import DEFAULT_TAG, ImageReference
 from shared.registry.access import ANONYMOUS, RegistryAccess
@@ -293,9 +294,12 @@ def _listed_files(
 def _json_object(content: bytes, reference: ImageReference) -> dict[str, Any]:
     """A JSON object with everything in it, to be changed in a few places."""
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+        document = msgspec.json.decode(content, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
         raise ImageUnreadable(f"The configuration of {reference} is no JSON object: {error}.") from error
+    if is_deeper_than(MAX_DEPTH, document):
+        raise ImageUnreadable(f"The configuration of {reference} is nested too deep. Build it anew.")
+    return document
 
 
 def _check_config(config: dict[str, Any], unpacked: UnpackedImage, reference: ImageReference) -> None:

@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9A-Fa-f]+")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?")
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__|_|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _MAX_NAME = 255
@@ -84,7 +84,7 @@ class ImageReference:
             )
         name = head + slash + last
         registry, repository = _split_name(name)
-        if not _REGISTRY.fullmatch(registry):
+        if not _is_registry(registry):
             raise InvalidImageReference(f"image {_shown(text)}: bad registry {_shown(registry)}; {_EXAMPLE}")
         if not _REPOSITORY.fullmatch(repository) or len(name) > _MAX_NAME:
             raise InvalidImageReference(
@@ -132,6 +132,11 @@ class ImageReference:
                 f"tag {_shown(tag)} for {self.name}: a tag is 1 to 128 letters, digits and _ . -"
             )
         return replace(self, tag=tag, digest=None)
+
+
+def _is_registry(text: str) -> bool:
+    found = _REGISTRY.fullmatch(text)
+    return found is not None and int(found["port"] or 0) < 2**16
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from yarl import URL
 
-from shared.domain.image import ImageReference
+from shared.domain.image import ImageReference, InvalidImageReference
 from shared.registry.errors import UnsafeAddress
 
 _DOCKER_HUB: Final = {"docker.io", "index.docker.io"}
@@ -46,11 +46,39 @@ def registry_url(reference: ImageReference, access: RegistryAccess) -> URL:
 
     Plain HTTP if the access says so, or on loopback unless TLS is asked for by `skip_tls_verify`: container
     engines treat a registry on localhost as insecure without being told.
+
+    Raises:
+        InvalidImageReference: the reference's registry is no host that can be asked.
     """
     host = _DOCKER_HUB_API if reference.registry in _DOCKER_HUB else reference.registry
-    root = URL(f"https://{host}/v2/")
+    try:
+        root = URL(f"https://{host}/v2/")
+    except (ValueError, IndexError) as error:
+        raise InvalidImageReference(f"image {reference}: {host!r} is no registry: {error}") from error
     plain = access.insecure or (not access.skip_tls_verify and _is_loopback(root))
     return root.with_scheme("http") if plain else root
+
+
+def read_url(text: str, registry: URL, *, encoded: bool = False) -> URL:
+    """An address that a registry gave, absolute or relative.
+
+    Args:
+        text: as the registry wrote it.
+        registry: the registry's own address, for messages.
+        encoded: whether it is taken as it is, byte for byte.
+
+    Raises:
+        UnsafeAddress: it is none.
+    """
+    try:
+        url = URL(text, encoded=encoded)
+        url.host, url.port, url.authority  # noqa: B018 - parts of it are read when they are asked for
+    except (ValueError, IndexError) as error:  # yarl lets the second escape
+        raise UnsafeAddress(
+            f"The registry {registry.authority} leads to {text[:200]!r}, which is no address: {error}. "
+            "Correct the registry's external address."
+        ) from error
+    return url
 
 
 def check_address(url: URL, registry: URL) -> None:

@@ -6,13 +6,13 @@ Source of the rules: distribution specification, "Token Authentication"; RFC 675
 import asyncio
 from dataclasses import dataclass
 from typing import Final
-from urllib.request import parse_http_list, parse_keqv_list
+from urllib.request import parse_http_list
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from shared.registry.access import Credentials, RegistryAccess, check_address
+from shared.registry.access import Credentials, RegistryAccess, check_address, read_url
 from shared.registry.errors import RegistryDenied, RegistryRejected, RegistryUnavailable
 
 _TOKEN_SECONDS: Final = 60  # what a token lives if its server does not say
@@ -43,12 +43,17 @@ def parse_challenge(headers: list[str]) -> Challenge | None:
     found = {}
     for header in headers:
         scheme, _, rest = header.strip().partition(" ")
-        pairs = [pair for pair in parse_http_list(rest) if "=" in pair]
-        found[scheme.lower()] = {name.lower(): value for name, value in parse_keqv_list(pairs).items()}
+        pairs = (pair.partition("=") for pair in parse_http_list(rest) if "=" in pair)
+        found[scheme.lower()] = {name.strip().lower(): _unquoted(value) for name, _, value in pairs}
     for scheme in ("bearer", "basic"):
         if scheme in found:
             return Challenge(scheme=scheme, parameters=found[scheme])
     return None
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 class Authorizer:
@@ -97,10 +102,7 @@ class Authorizer:
     async def _fetch_token(
         self, parameters: dict[str, str], registry: URL, access: RegistryAccess, scope: str
     ) -> tuple[str, float]:
-        try:
-            realm = URL(parameters.get("realm", ""))
-        except ValueError as error:
-            raise RegistryRejected(f"The registry {registry.authority} names no token server.") from error
+        realm = read_url(parameters.get("realm", ""), registry)
         check_address(realm, registry)
         query = [("scope", part) for part in scope.split()]
         if "service" in parameters:
@@ -151,7 +153,7 @@ def _read_token(status: int, body: bytes, realm: URL) -> tuple[str, float]:
         raise RegistryUnavailable(f"The token server {realm.authority} answers {status}.")
     try:
         token = msgspec.json.decode(body, type=_Token)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         message = f"The token server {realm.authority} answers {status} and no token."
         raise RegistryRejected(message) from error
     value = token.token or token.access_token

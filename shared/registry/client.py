@@ -14,10 +14,16 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from shared.domain.image import ImageReference, InvalidImageReference, parse_digest
-from shared.registry.access import ANONYMOUS, RegistryAccess, registry_url
+from shared.registry.access import ANONYMOUS, RegistryAccess, read_url, registry_url
 from shared.registry.auth import read_at_most
 from shared.registry.content import digest_of, measure, stream
-from shared.registry.errors import DigestMismatch, ImageMissing, ImageUnreadable, RegistryRejected
+from shared.registry.errors import (
+    DigestMismatch,
+    ImageMissing,
+    ImageUnreadable,
+    RegistryRejected,
+    RegistryUnavailable,
+)
 from shared.registry.manifest import (
     MANIFEST_TYPES,
     Descriptor,
@@ -35,6 +41,10 @@ MANIFEST_BYTES: Final = 4 * 1024 * 1024
 
 _CHUNK: Final = 256 * 1024  # bytes
 _MANIFEST_SECONDS: Final = 60
+_PATIENCE_SECONDS: Final = 60
+_SLOWEST: Final = (
+    16 * 1024
+)  # bytes per second; a registry that dribbles would hold a builder or signer for ever
 _ACCEPT: Final = {"Accept": ", ".join(MANIFEST_TYPES)}
 _MISSING: Final = frozenset({404})
 
@@ -144,7 +154,13 @@ class RegistryClient:
                 raise ImageMissing(
                     f"The registry lost {descriptor.digest}, a part of {image}. Push it again."
                 )
+            clock = asyncio.get_running_loop()
+            deadline = clock.time() + _PATIENCE_SECONDS + descriptor.size / _SLOWEST
             async for chunk in response.content.iter_chunked(_CHUNK):
+                if clock.time() > deadline:
+                    raise RegistryUnavailable(
+                        f"{image.registry} sends {descriptor.digest} slower than {_SLOWEST} bytes per second."
+                    )
                 size += len(chunk)
                 if size > descriptor.size:
                     break
@@ -280,7 +296,7 @@ class RegistryClient:
                     f"{image.registry} answers {response.status} to the start of an upload to {image.name}."
                 )
                 raise RegistryRejected(message)
-            upload = str(response.url.join(URL(location, encoded=True)))
+            upload = str(response.url.join(read_url(location, response.url, encoded=True)))
         # Appended as text: a registry may sign the query, which must come back byte for byte.
         url = URL(f"{upload}{'&' if '?' in upload else '?'}digest={blob.digest}", encoded=True)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}

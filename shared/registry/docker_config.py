@@ -5,7 +5,6 @@ host label of the key may be `*`, a path in the key is a prefix of the repositor
 """
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,7 +61,7 @@ def read_docker_config(data: bytes) -> DockerConfig:
     """
     try:
         document = msgspec.json.decode(data, type=_Document)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise DockerConfigInvalid(
             f"The field {FIELD} of the Secret in imageRepoSecret is no JSON with `auths`; "
             "make it with `kubectl create secret docker-registry`."
@@ -82,15 +81,15 @@ def _credentials(key: str, entry: _Entry) -> Credentials | None:
         return None
     try:
         text = base64.b64decode(entry.auth, validate=True).decode() if entry.auth else ""
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII, or no UTF-8 in it
         text = ""
     username, password = entry.username, entry.password
     if entry.auth:
         username, _, password = text.strip("\x00\r\n").partition(":")
     if not username or not password or ":" in username:
         raise DockerConfigInvalid(
-            f"The field {FIELD} of the Secret in imageRepoSecret has no user and password for {key!r}: `auth` is the "
-            "base64 of user:password. Make it with `kubectl create secret docker-registry`."
+            f"The field {FIELD} of the Secret in imageRepoSecret has no user and password for {key[:200]!r}: `auth` "
+            "is the base64 of user:password. Make it with `kubectl create secret docker-registry`."
         )
     return Credentials(username=username, password=password)
 

@@ -15,6 +15,8 @@ DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json
 MANIFEST_TYPES: Final = (OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_INDEX)
 """Media types the hub asks for, best first."""
 
+_SHOWN: Final = 20  # platforms that a message names
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
@@ -87,9 +89,9 @@ def choose_platform(index: Manifest, architecture: str, reference: ImageReferenc
     for entry in entries:
         if (entry.platform.os, entry.platform.architecture) == ("linux", architecture):
             return _checked(entry).digest
-    offered = (
-        ", ".join(f"{entry.platform.os}/{entry.platform.architecture}" for entry in entries) or "nothing"
-    )
+    platforms = sorted({f"{entry.platform.os}/{entry.platform.architecture}"[:40] for entry in entries})
+    more = f" and {len(platforms) - _SHOWN} more" if len(platforms) > _SHOWN else ""
+    offered = (", ".join(platforms[:_SHOWN]) or "nothing") + more
     raise ImageUnreadable(f"{reference} has no image for linux/{architecture}; it offers {offered}.")
 
 
@@ -115,7 +117,7 @@ def read_image(manifest: Manifest, reference: ImageReference) -> Image:
 def _decode(content: bytes) -> _Document:
     try:
         return msgspec.json.decode(content, type=_Document)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageUnreadable(f"The registry's answer is no image manifest: {error}.") from error
 
 

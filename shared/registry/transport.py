@@ -14,7 +14,7 @@ from yarl import URL
 from shared.domain.backoff import asked_delay
 from shared.domain.errors import HubError
 from shared.domain.image import ImageReference
-from shared.registry.access import RegistryAccess, check_address, is_link_local, registry_url
+from shared.registry.access import RegistryAccess, check_address, is_link_local, read_url, registry_url
 from shared.registry.auth import Authorizer, denied
 from shared.registry.errors import RegistryRejected, RegistryUnavailable
 
@@ -157,7 +157,7 @@ class Transport:
                 return response
             location = response.headers.get("Location", "")
             response.release()
-            url = url.join(URL(location, encoded=True))
+            url = url.join(read_url(location, registry, encoded=True))
         raise RegistryRejected(
             f"The registry {registry.authority} redirects more than {_MAX_REDIRECTS} times."
         )
@@ -178,7 +178,7 @@ def _errors_of_connection(registry: URL) -> Iterator[None]:
             advice = " Its certificate is not trusted: see registryTLS.insecureSkipTLSVerify."
         elif isinstance(error, aiohttp.ClientConnectorSSLError):
             advice = " If it speaks plain HTTP, set registryTLS.insecure."
-        text = str(error) or type(error).__name__
+        text = _shown(str(error)) or type(error).__name__
         raise RegistryUnavailable(
             f"The registry {registry.authority} cannot be reached: {text}.{advice}"
         ) from error
@@ -201,8 +201,13 @@ def _detail(body: bytes) -> str:
     """The registry's own words (distribution, "Errors"), printable, short, in brackets; empty if none."""
     try:
         errors = msgspec.json.decode(body, type=_Errors).errors
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         return ""
     text = "; ".join(f"{error.code}: {error.message}" for error in errors)
-    shown = "".join(character for character in text if character.isprintable())[:_DETAIL_CHARACTERS]
+    shown = _shown(text)
     return f" ({shown})" if shown else ""
+
+
+def _shown(text: str) -> str:
+    """What prints of a text that a registry may have written, in short."""
+    return "".join(character for character in text if character.isprintable())[:_DETAIL_CHARACTERS]

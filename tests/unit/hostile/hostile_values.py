@@ -6,6 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from shared.domain.errors import MAX_MESSAGE_CHARACTERS, HubError
+
 Json = Any
 
 NASTY_TEXTS = st.sampled_from(
@@ -100,3 +102,11 @@ def mutated(draw: st.DrawFn, base: Json, *, replacement: st.SearchStrategy[Json]
 def encoded(value: Json) -> bytes:
     """JSON text as a careless client sends it: halves of surrogate pairs as escapes."""
     return json.dumps(value).encode()
+
+
+def assert_reason(error: HubError) -> None:
+    """An error says why, in words that can be stored and shown."""
+    assert str(error)
+    assert str(error).encode()
+    assert len(str(error)) <= MAX_MESSAGE_CHARACTERS
+    assert error.reason.isalpha()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from hostile_budget import budget
+from hostile_values import assert_reason
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -136,12 +137,6 @@ def everything_read(path: Path) -> None:
                 assert len(image.read(name, file)) == file.info.size
             except HubError as error:
                 assert_reason(error)
-
-
-def assert_reason(error: HubError) -> None:
-    assert str(error)
-    assert str(error).encode()
-    assert error.reason.isalpha()
 
 
 @pytest.fixture(scope="module")
