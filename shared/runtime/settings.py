@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.domain.errors import PermanentError
@@ -46,6 +46,12 @@ class BusSettings(ProcessSettings):
 
     nats_nkey_seed: Path | None = None
     """File with the seed of that user's nkey, instead of a password (NATS_NKEY_SEED)."""
+
+    @field_validator("nats_nkey_seed", mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        """An empty variable is how a container is told that there is none."""
+        return value or None
 
 
 class ServiceSettings(BusSettings):

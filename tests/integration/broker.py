@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -72,6 +73,11 @@ class Broker:
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=10)
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     async def restart(self, *, is_wiped: bool = False, pause: float = 0.5) -> None:
         """Kill -9, and start again after a while, with or without what it had stored."""

@@ -296,6 +296,28 @@ async def test_strangers_are_refused(
     await asyncio.gather(*(attempt(url, seed) for url, seed in attempts))
 
 
+async def test_a_user_who_is_taken_away_is_thrown_out_and_told(tmp_path: Path) -> None:
+    """The client does not come back by itself then; the process ends, and is started again with what it has now."""
+    directory = tmp_path / "own"
+    directory.mkdir()
+    running = Broker(directory, authorization({Identity.BUILDER: Password(password="p0")}))
+    running.start()
+    closed = asyncio.Event()
+    try:
+        url = f"nats://builder:p0@{urlsplit(running.url).netloc}"
+        bus = await jetstream.connect(url, name="builder", on_closed=closed.set)
+        configuration = directory / "nats.conf"
+        configuration.write_text(configuration.read_text().replace("p0", "p1"))
+        running.reload()
+        await asyncio.wait_for(closed.wait(), 10)
+        assert not bus.is_connected
+        with pytest.raises(BusUnavailable):
+            await bus.publish(BUILD, b"{}", message_id="1")
+        await bus.close()
+    finally:
+        running.kill()
+
+
 async def test_a_seed_that_is_none_is_said_without_repeating_it(broker: Broker, tmp_path: Path) -> None:
     broken = tmp_path / "seed"
     secret = Nkey.generate().seed
