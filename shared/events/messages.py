@@ -56,7 +56,7 @@ class Requested(BaseModel):
     type: Literal["kmm.requested.v1"] = "kmm.requested.v1"
     stage: Stage
     artifact: ArtifactKey = Field(pattern=r"^[0-9a-f]{64}$")
-    announcement: int = Field(ge=0)
+    announcement: int = Field(ge=0, lt=2**63, strict=True)
 
     @property
     def subject(self) -> str:
