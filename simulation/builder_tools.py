@@ -15,7 +15,7 @@ from services.builder.buildah_failure import BuildTimedOut, Step, explain
 from shared.domain.image import ImageReference
 from shared.registry.access import RegistryAccess
 from shared.registry.docker_config import read_docker_config
-from shared.registry.errors import RegistryDenied, RegistryUnavailable
+from shared.registry.errors import RegistryDenied, RegistryRejected, RegistryUnavailable
 from simulation.line import Line
 from simulation.module_image import ImageFiles, module_image
 from simulation.registry import RegistryState, SimulatedRegistry
@@ -106,7 +106,7 @@ class SimulatedBuildah:
             return await self._registry.put_manifest(
                 destination, image.manifest, image.media_type, access=access
             )
-        except (RegistryDenied, RegistryUnavailable) as error:
+        except (RegistryDenied, RegistryRejected, RegistryUnavailable) as error:
             raise run.failure(Step.PUSH, _words_of(error)) from error
 
 
@@ -189,8 +189,10 @@ def _verb(instruction: str) -> str:
     return instruction.split(maxsplit=1)[0].upper()
 
 
-def _words_of(error: RegistryDenied | RegistryUnavailable) -> str:
+def _words_of(error: RegistryDenied | RegistryRejected | RegistryUnavailable) -> str:
     """How buildah words what a registry did."""
+    if isinstance(error, RegistryRejected):
+        return f"unexpected HTTP status: {error}"
     if isinstance(error, RegistryDenied):
         return f"unauthorized: authentication required: {error}"
     return f"connection reset by peer: {error}"

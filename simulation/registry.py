@@ -50,11 +50,12 @@ class RegistryWeather:
     Attributes:
         refusals: answered with one of `statuses` instead of being done.
         statuses: 401 and 403 refuse credentials, 404 says that nothing is there, 408, 429 and 5xx that it is busy.
+            By default only what says that it passes: services may believe the others, and give up.
         short_answers: a blob or manifest comes with other bytes than it has.
     """
 
     refusals: float = 0.0
-    statuses: tuple[int, ...] = (401, 404, 429, 500, 503)
+    statuses: tuple[int, ...] = (429, 500, 503)
     short_answers: float = 0.0
 
 
