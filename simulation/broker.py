@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TypeVar
 
 from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
-from shared.bus.port import BusUnavailable, StreamMissing
+from shared.bus.port import BusUnavailable, Delivery, StreamMissing
 from shared.bus.topology import QUEUES, Queue
 from simulation.line import LineBroken
 
@@ -44,6 +45,7 @@ class _Stored:
     """A message in its stream. `time` is when it was stored."""
 
     message_id: str
+    subject: str
     payload: bytes
     time: float
 
@@ -56,11 +58,13 @@ class _Consumer:
         config: as it was asked for.
         next: sequence number of the first message that was never delivered.
         pending: for each message delivered and not acknowledged, when it is delivered again.
+        deliveries: how often each was delivered.
     """
 
     config: ConsumerConfig
     next: int = 0
     pending: dict[int, float] = field(default_factory=dict)
+    deliveries: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,12 +180,14 @@ class Broker:
             return
         stream.last += 1
         stream.ids[message_id] = now
-        stream.messages[stream.last] = _Stored(message_id=message_id, payload=payload, time=now)
+        stream.messages[stream.last] = _Stored(
+            message_id=message_id, subject=subject, payload=payload, time=now
+        )
         assert stream.config.name is not None
         self._tell(stream.config.name)
 
-    def take(self, queue: Queue, most: int) -> list[tuple[int, bytes]]:
-        """Deliver up to `most` messages: the sequence number and payload of each. Raises StreamMissing."""
+    def take(self, queue: Queue, most: int) -> list[tuple[int, Delivery]]:
+        """Deliver up to `most` messages, each with its sequence number. Raises StreamMissing."""
         stream, consumer = self._find(queue)
         now = self._clock()
         stream.expire(now)
@@ -199,11 +205,13 @@ class Broker:
         for number in chosen[:most]:
             stays = self._happens(self.weather.duplicates)
             consumer.pending[number] = now if stays else now + (consumer.config.ack_wait or 30.0)
-        return [(number, stream.messages[number].payload) for number in chosen[:most]]
+        consumer.deliveries.update(chosen[:most])
+        return [(number, _delivery(stream, consumer, number)) for number in chosen[:most]]
 
     def ack(self, queue: Queue, number: int) -> None:
         """A message is done with: it leaves a work queue. Counts whichever delivery it is of."""
         stream, consumer = self._find(queue)
+        consumer.deliveries.pop(number, None)
         if consumer.pending.pop(number, None) is not None and (
             stream.config.retention is RetentionPolicy.WORK_QUEUE
         ):
@@ -260,6 +268,11 @@ def _new(stream: _Stream, consumer: _Consumer) -> Iterator[int]:
     first = max(consumer.next, next(iter(stream.messages), 0))
     numbers = (number for number in range(first, stream.last + 1) if number in stream.messages)
     return itertools.islice(numbers, max(room, 0))
+
+
+def _delivery(stream: _Stream, consumer: _Consumer, number: int) -> Delivery:
+    stored = stream.messages[number]
+    return Delivery(subject=stored.subject, payload=stored.payload, deliveries=consumer.deliveries[number])
 
 
 def _takes(config: StreamConfig, subject: str) -> bool:

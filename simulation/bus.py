@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from shared.bus import consuming
-from shared.bus.port import BatchHandler, BusUnavailable, Handler, StreamMissing
+from shared.bus.port import BatchHandler, BusUnavailable, Delivery, Handler, StreamMissing
 from shared.bus.topology import Queue
 from shared.runtime.pause import pause
 from simulation.broker import Broker, BrokerWeather
@@ -105,7 +105,7 @@ class SimulatedSubscription:
                     await asyncio.sleep(max(deadline - clock(), 0.0))
                     return []
                 if taken:
-                    return [SimulatedMessage(self.bus, self.queue, number, data) for number, data in taken]
+                    return [SimulatedMessage(self.bus, self.queue, *one) for one in taken]
                 await pause(changed, min(max(wait, MOMENT_SECONDS), max(deadline - clock(), 0.0)))
                 if clock() >= deadline:
                     return []
@@ -121,7 +121,7 @@ class SimulatedMessage:
     bus: SimulatedBus
     queue: Queue
     number: int
-    data: bytes
+    delivery: Delivery
 
     async def ack(self) -> None:
         """As `Message.ack`."""

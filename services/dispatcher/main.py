@@ -15,9 +15,10 @@ from services.dispatcher.reconcile import Reconciler
 from shared.bus.port import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
 from shared.domain.backoff import retry_delay
-from shared.events.messages import Changed, Kind, UnreadableMessage, decode_changed
+from shared.events.messages import Changed, Kind, decode_changed
 from shared.kube.client import KubeClient
 from shared.relay.backbone import Backbone, open_backbone
+from shared.relay.dead_letters import DeadLetters
 from shared.runtime.clock import now
 from shared.runtime.pause import pause
 from shared.runtime.process import Process, run
@@ -71,19 +72,12 @@ class Dispatcher:
             group.create_task(self.retry(stop))
             group.create_task(self.report(stop))
             group.create_task(self.sweep(stop))
-            group.create_task(
-                self._backbone.bus.consume_batches(CHANGES, self.handle, batch=BATCH, stop=stop)
-            )
+            handler = DeadLetters(self._backbone.store, CHANGES, decode_changed).guarded_batch(self.handle)
+            group.create_task(self._backbone.bus.consume_batches(CHANGES, handler, batch=BATCH, stop=stop))
 
-    async def handle(self, payloads: Collection[bytes]) -> Verdict:
+    async def handle(self, changes: Collection[Changed]) -> Verdict:
         """Reconcile a batch of announcements."""
-        changes: set[Changed] = set()
-        for payload in payloads:
-            try:
-                changes.add(decode_changed(payload))
-            except UnreadableMessage as error:
-                log.warning("message.unreadable", error=str(error))
-        return await self._pass(changes)
+        return await self._pass(set(changes))
 
     async def resync(self, stop: asyncio.Event, *, every: float) -> None:
         """Compare everything now and then: the second way for whatever an announcement missed."""

@@ -11,6 +11,7 @@ import structlog
 from shared.bus.port import (
     BatchHandler,
     BusUnavailable,
+    Delivery,
     Done,
     Handler,
     Message,
@@ -35,13 +36,17 @@ async def consume(
     subscribe: Subscribe, queue: Queue, handler: Handler, *, concurrency: int, stop: asyncio.Event
 ) -> None:
     """As `MessageBus.consume`, on what `subscribe` opens."""
+
+    async def each(deliveries: Sequence[Delivery]) -> Sequence[Verdict]:
+        return [await handler(delivery) for delivery in deliveries]
+
     slots = asyncio.Semaphore(concurrency)
     async with asyncio.TaskGroup() as group:
         async for message in _messages(subscribe, queue, batch=1, stop=stop, ready=slots.acquire):
             if not message:
                 slots.release()
                 continue
-            task = group.create_task(_handle(message[0], handler, queue))
+            task = group.create_task(_handle(message, each, queue))
             task.add_done_callback(lambda _: slots.release())
 
 
@@ -50,10 +55,8 @@ async def consume_batches(
 ) -> None:
     """As `MessageBus.consume_batches`, on what `subscribe` opens."""
     async for messages in _messages(subscribe, queue, batch=batch, stop=stop):
-        if not messages:
-            continue
-        verdict = await _verdict_of(handler([message.data for message in messages]), queue)
-        await asyncio.gather(*(_settle(message, verdict) for message in messages))
+        if messages:
+            await _handle(messages, handler, queue)
 
 
 async def _messages(
@@ -88,22 +91,19 @@ async def _messages(
         yield messages
 
 
-async def _handle(message: Message, handler: Handler, queue: Queue) -> None:
-    """Run the handler while telling the server that the message is still being worked on."""
-    heartbeat = asyncio.create_task(_keep(message, queue.ack_wait / 3))
+async def _handle(messages: Sequence[Message], handler: BatchHandler, queue: Queue) -> None:
+    """Run the handler while telling the server that the messages are still being worked on."""
+    heartbeat = asyncio.create_task(_keep(messages, queue.ack_wait / 3))
+    verdicts: Sequence[Verdict]
     try:
-        verdict = await _verdict_of(handler(message.data), queue)
-    finally:
-        heartbeat.cancel()
-    await _settle(message, verdict)
-
-
-async def _verdict_of(handling: Awaitable[Verdict], queue: Queue) -> Verdict:
-    try:
-        return await handling
+        verdicts = await handler([message.delivery for message in messages])
     except Exception:
         log.exception("bus.handler_failed", stream=queue.stream)
-        return Retry(seconds=FAILED_RETRY_SECONDS)
+        verdicts = [Retry(seconds=FAILED_RETRY_SECONDS)] * len(messages)
+    finally:
+        heartbeat.cancel()
+    settled = zip(messages, verdicts, strict=True)
+    await asyncio.gather(*(_settle(message, verdict) for message, verdict in settled))
 
 
 async def _settle(message: Message, verdict: Verdict) -> None:
@@ -115,8 +115,9 @@ async def _settle(message: Message, verdict: Verdict) -> None:
             await message.nak(delay=verdict.seconds)
 
 
-async def _keep(message: Message, interval: float) -> None:
+async def _keep(messages: Sequence[Message], interval: float) -> None:
     while True:
         await asyncio.sleep(interval)
-        with contextlib.suppress(BusUnavailable):
-            await message.in_progress()
+        for message in messages:
+            with contextlib.suppress(BusUnavailable):
+                await message.in_progress()

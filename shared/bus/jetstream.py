@@ -17,7 +17,7 @@ from nats.js import errors as js_errors
 
 from shared.bus import consuming
 from shared.bus.connection import WHAT_TO_DO, BusDenied, BusUnavailable, Denials, open_client
-from shared.bus.port import BatchHandler, Done, Handler, Retry, StreamMissing, Verdict
+from shared.bus.port import BatchHandler, Delivery, Done, Handler, Retry, StreamMissing, Verdict
 from shared.bus.topology import Queue
 
 __all__ = [
@@ -173,9 +173,12 @@ class _Message:
     message: Msg
 
     @property
-    def data(self) -> bytes:
-        """As `Message.data`."""
-        return self.message.data
+    def delivery(self) -> Delivery:
+        """As `Message.delivery`."""
+        message = self.message
+        return Delivery(
+            subject=message.subject, payload=message.data, deliveries=message.metadata.num_delivered
+        )
 
     async def ack(self) -> None:
         """As `Message.ack`."""

@@ -28,6 +28,15 @@ class StreamMissing(BusUnavailable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A message as it is handed out. `deliveries`: how often it was so far, this time included."""
+
+    subject: str
+    payload: bytes
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """The message needs no more deliveries."""
 
@@ -40,8 +49,9 @@ class Retry:
 
 
 Verdict: TypeAlias = "Done | Retry"
-Handler: TypeAlias = "Callable[[bytes], Awaitable[Verdict]]"
-BatchHandler: TypeAlias = "Callable[[list[bytes]], Awaitable[Verdict]]"
+Handler: TypeAlias = "Callable[[Delivery], Awaitable[Verdict]]"
+BatchHandler: TypeAlias = "Callable[[Sequence[Delivery]], Awaitable[Sequence[Verdict]]]"
+"""Answers with one verdict for each delivery, in their order."""
 
 
 class MessageBus(Protocol):
@@ -76,7 +86,7 @@ class MessageBus(Protocol):
     async def consume_batches(
         self, queue: Queue, handler: BatchHandler, *, batch: int, stop: asyncio.Event
     ) -> None:
-        """Hand up to `batch` messages at once to `handler` until `stop` is set; one verdict counts for all."""
+        """Hand up to `batch` messages at once to `handler` until `stop` is set; if it raises, all come again."""
 
     async def close(self) -> None:
         """Disconnect; what was published before is sent."""
@@ -86,8 +96,8 @@ class Message(Protocol):
     """One delivery of a message. Each method raises BusUnavailable where the server cannot be told."""
 
     @property
-    def data(self) -> bytes:
-        """The payload."""
+    def delivery(self) -> Delivery:
+        """What handlers get."""
 
     async def ack(self) -> None:
         """It needs no more deliveries."""

@@ -10,7 +10,7 @@ import hashlib
 from enum import StrEnum
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.domain.artifact import ArtifactKey, Stage
 from shared.domain.errors import PermanentError
@@ -88,7 +88,11 @@ def encode(message: Changed | Requested) -> bytes:
 
 def decode_changed(payload: bytes) -> Changed:
     """Read a `Changed`. Raises UnreadableMessage."""
-    return _decode(_changed, payload)
+    change = _decode(_changed, payload)
+    if "\0" in f"{change.namespace}{change.name}":
+        # Postgres fails every statement with that character, also one that only asks.
+        raise UnreadableMessage("a message names an object with a NUL character: nothing that is stored has one")
+    return change
 
 
 def decode_requested(payload: bytes) -> Requested:
@@ -101,8 +105,13 @@ def _decode(adapter: TypeAdapter[M], payload: bytes) -> M:
         raise UnreadableMessage(f"a message of {len(payload)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
     try:
         return adapter.validate_json(payload)
-    except ValueError as error:
-        raise UnreadableMessage(f"a message does not follow its schema: {error}") from error
+    except ValidationError as error:
+        # Not what stands in the message: this goes into logs, too.
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'message'}: {one['msg']}"
+            for one in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise UnreadableMessage(f"a message does not follow its schema: {problems}") from None
 
 
 def _token(text: str) -> str:

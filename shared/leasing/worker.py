@@ -22,8 +22,9 @@ from shared.domain.artifact import Stage
 from shared.domain.backoff import retry_delay
 from shared.domain.errors import HubError, PermanentError
 from shared.domain.lease import Built, Failure, Lease, Result, Signed
-from shared.events.messages import UnreadableMessage, decode_requested
+from shared.events.messages import Requested, decode_requested
 from shared.relay.backbone import Backbone
+from shared.relay.dead_letters import DeadLetters
 from shared.runtime.pause import pause
 from shared.store import artifacts
 from shared.store.port import Store, StoreUnavailable
@@ -94,17 +95,13 @@ class StageWorker:
         """Work on what the queue brings, and on what nobody took, until the process is stopped."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.poll())
+            handler = DeadLetters(self._backbone.store, queue, decode_requested).guarded(self.handle)
             group.create_task(
-                self._backbone.bus.consume(queue, self.handle, concurrency=self._concurrency, stop=self._stop)
+                self._backbone.bus.consume(queue, handler, concurrency=self._concurrency, stop=self._stop)
             )
 
-    async def handle(self, payload: bytes) -> Verdict:
-        """Work on one request, if it is still due and nobody else does."""
-        try:
-            request = decode_requested(payload)
-        except UnreadableMessage as error:
-            log.warning("message.unreadable", error=str(error))
-            return Done()
+    async def handle(self, request: Requested) -> Verdict:
+        """Work on the artifact of one request, if there is one that is still due and nobody else does."""
         try:
             await self._take_and_work(request.artifact)
         except StoreUnavailable as error:

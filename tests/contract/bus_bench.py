@@ -14,7 +14,7 @@ from broker import Broker
 from nats.js.api import RetentionPolicy
 
 from shared.bus import jetstream
-from shared.bus.port import Done, Handler, MessageBus, Subscription, Verdict
+from shared.bus.port import Delivery, Done, Handler, MessageBus, Subscription, Verdict
 from shared.bus.streams import open_administrator
 from shared.bus.topology import Queue
 from simulation.broker import Broker as SimulatedBroker
@@ -185,9 +185,9 @@ class Inbox:
     then: Callable[[bytes], Awaitable[Verdict]] | None = None
     seen: list[bytes] = field(default_factory=list)
 
-    async def __call__(self, payload: bytes) -> Verdict:
-        self.seen.append(payload)
-        return Done() if self.then is None else await self.then(payload)
+    async def __call__(self, delivery: Delivery) -> Verdict:
+        self.seen.append(delivery.payload)
+        return Done() if self.then is None else await self.then(delivery.payload)
 
     async def has(self, *expected: bytes, seconds: float = 20) -> None:
         await eventually(

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from broker import Broker
@@ -21,7 +21,7 @@ from bus_bench import (
 )
 from nats.js.api import RetentionPolicy
 
-from shared.bus.port import BusUnavailable, Done, MessageBus, Retry, StreamMissing, Verdict
+from shared.bus.port import BusUnavailable, Delivery, Done, MessageBus, Retry, StreamMissing, Verdict
 from shared.bus.topology import Queue
 from shared.events.messages import MAX_MESSAGE_BYTES
 
@@ -259,28 +259,124 @@ def test_stopping_finishes_what_is_in_hand(run: Run) -> None:
     run(case)
 
 
-def test_a_batch_has_one_verdict(run: Run) -> None:
+def test_each_message_of_a_batch_has_its_verdict(run: Run) -> None:
     async def case(bench: Bench) -> None:
         bus, queue = await opened(bench)
-        batches: list[list[bytes]] = []
+        batches: list[list[tuple[bytes, int]]] = []
 
-        async def handle(payloads: list[bytes]) -> Verdict:
-            batches.append(payloads)
-            return Retry(seconds=0.2) if len(batches) == 1 else Done()
+        async def handle(deliveries: Sequence[Delivery]) -> list[Verdict]:
+            batches.append([(one.payload, one.deliveries) for one in deliveries])
+            return [
+                Retry(seconds=0.2) if one.payload == b"b" and one.deliveries < 3 else Done()
+                for one in deliveries
+            ]
 
         stop = asyncio.Event()
         await publish(bus, queue, b"a", b"b", b"c")
         task = asyncio.create_task(bus.consume_batches(queue, handle, batch=10, stop=stop))
-
-        def has_all_again() -> bool:
-            return Counter(itertools.chain(*batches[1:])) == Counter([b"a", b"b", b"c"])
-
-        await eventually(has_all_again, "the whole batch once more")
+        await eventually(lambda: len(batches) == 3, "the one in the middle twice more")
         await asyncio.sleep(1.5 * ACK_WAIT)
-        assert has_all_again()
         stop.set()
         await asyncio.wait_for(task, 5)
-        assert batches[0] == [b"a", b"b", b"c"]
+        assert batches == [[(b"a", 1), (b"b", 1), (b"c", 1)], [(b"b", 2)], [(b"b", 3)]]
+        assert await bench.count(queue) == 0
+
+    run(case)
+
+
+def test_a_batch_whose_handler_raises_comes_again(run: Run) -> None:
+    async def case(bench: Bench) -> None:
+        bus, queue = await opened(bench)
+        seen: list[tuple[bytes, int]] = []
+
+        async def handle(deliveries: Sequence[Delivery]) -> list[Verdict]:
+            seen.extend((one.payload, one.deliveries) for one in deliveries)
+            if any(one.deliveries == 1 for one in deliveries):
+                raise ValueError("not today")
+            return [Done() for _ in deliveries]
+
+        stop = asyncio.Event()
+        await publish(bus, queue, b"a", b"b")
+        task = asyncio.create_task(bus.consume_batches(queue, handle, batch=10, stop=stop))
+        await eventually(lambda: len(seen) >= 4, "both once more")
+        await asyncio.sleep(1.5 * ACK_WAIT)
+        stop.set()
+        await asyncio.wait_for(task, 5)
+        assert sorted(seen) == [(b"a", 1), (b"a", 2), (b"b", 1), (b"b", 2)]
+
+    run(case)
+
+
+def test_a_batch_that_takes_long_keeps_its_messages(run: Run) -> None:
+    async def case(bench: Bench) -> None:
+        bus, queue = await opened(bench)
+        seen: list[tuple[bytes, int]] = []
+
+        async def slowly(deliveries: Sequence[Delivery]) -> list[Verdict]:
+            seen.extend((one.payload, one.deliveries) for one in deliveries)
+            await asyncio.sleep(3 * ACK_WAIT)
+            return [Done() for _ in deliveries]
+
+        stop = asyncio.Event()
+        await publish(bus, queue, b"a", b"b")
+        task = asyncio.create_task(bus.consume_batches(queue, slowly, batch=10, stop=stop))
+        other = asyncio.create_task(
+            (await bench.connect()).consume_batches(queue, slowly, batch=10, stop=stop)
+        )
+        await asyncio.sleep(4.5 * ACK_WAIT)
+        stop.set()
+        await asyncio.wait_for(asyncio.gather(task, other), 10)
+        assert sorted(seen) == [(b"a", 1), (b"b", 1)]
+
+    run(case)
+
+
+def test_a_delivery_tells_its_subject_and_how_often_the_message_came(run: Run) -> None:
+    async def case(bench: Bench) -> None:
+        bus, queue = await opened(bench, RetentionPolicy.LIMITS)
+        seen: list[Delivery] = []
+
+        async def note(delivery: Delivery) -> Verdict:
+            seen.append(delivery)
+            return Retry(seconds=0.1) if delivery.deliveries < 4 else Done()
+
+        subject = queue.subjects[0].replace(">", "a.b")
+        async with consuming(bus, queue, note):
+            await bus.publish(subject, b"\xff\0", message_id="1")
+            await eventually(lambda: len(seen) == 4, "four deliveries")
+            await asyncio.sleep(1.5 * ACK_WAIT)
+        assert seen == [Delivery(subject=subject, payload=b"\xff\0", deliveries=n) for n in (1, 2, 3, 4)]
+        await bench.delete(queue, only_consumer=True)
+        await bench.ensure(queue)
+        async with consuming(bus, queue, note):
+            await eventually(lambda: len(seen) == 8, "a new consumer begins anew")
+        assert [one.deliveries for one in seen[4:]] == [1, 2, 3, 4]
+
+    run(case)
+
+
+def test_how_often_a_message_came_survives_a_restart(run: Run) -> None:
+    async def case(bench: Bench) -> None:
+        bus, queue = await opened(bench)
+        await publish(bus, queue, b"a")
+        subscription = await bus.subscribe(queue)
+        for count in (1, 2):
+            (message,) = await subscription.fetch(1, timeout=2)
+            assert message.delivery.deliveries == count
+            await message.nak(delay=0.1)
+        await asyncio.sleep(0.5)
+        await subscription.close()
+        await bench.stop()
+        await bench.start()
+        seen: list[int] = []
+
+        async def note(delivery: Delivery) -> Verdict:
+            seen.append(delivery.deliveries)
+            return Done()
+
+        async with consuming(await bench.connect(), queue, note):
+            await eventually(lambda: bool(seen), "it comes again")
+        assert seen == [3]
 
     run(case)
 
@@ -294,7 +390,8 @@ def test_a_late_acknowledgement_counts_for_the_delivery_that_came_after_it(run: 
         assert not await subscription.fetch(1, timeout=0.3 * ACK_WAIT)
         await asyncio.sleep(ACK_WAIT)
         (second,) = await subscription.fetch(1, timeout=1)
-        assert first.data == second.data == b"a"
+        assert first.delivery.payload == second.delivery.payload == b"a"
+        assert (first.delivery.deliveries, second.delivery.deliveries) == (1, 2)
         await first.ack()
         assert not await subscription.fetch(1, timeout=1.5 * ACK_WAIT)
         assert await bench.count(queue) == 0

@@ -19,6 +19,7 @@ from running_services import eventually
 from localhub.server import free_port
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable, Done, Handler, Retry, Verdict
+from shared.bus.port import Delivery
 from shared.bus.streams import Action, Administrator, Result, open_administrator
 from shared.bus.topology import BUILDS, CHANGES, QUEUES, Queue
 
@@ -111,9 +112,9 @@ class Inbox:
         self.seen: list[bytes] = []
         self._then = then
 
-    async def __call__(self, payload: bytes) -> Verdict:
-        self.seen.append(payload)
-        return Done() if self._then is None else await self._then(payload)
+    async def __call__(self, delivery: Delivery) -> Verdict:
+        self.seen.append(delivery.payload)
+        return Done() if self._then is None else await self._then(delivery.payload)
 
     async def has(self, *expected: bytes, seconds: float = 15) -> None:
         async def look() -> bool:
@@ -266,28 +267,6 @@ async def test_stopping_finishes_what_is_in_hand(bus: Bus, queue: Queue) -> None
         await rest.has(*({b"a", b"b", b"c"} - set(finished)))
         await asyncio.sleep(1.5 * queue.ack_wait)
     assert Counter(finished + rest.seen) == Counter([b"a", b"b", b"c"])
-
-
-async def test_a_batch_has_one_verdict(bus: Bus, queue: Queue) -> None:
-    batches: list[list[bytes]] = []
-
-    async def handle(payloads: list[bytes]) -> Verdict:
-        batches.append(payloads)
-        return Retry(seconds=0.2) if len(batches) == 1 else Done()
-
-    stop = asyncio.Event()
-    await publish(bus, queue, b"a", b"b", b"c")
-    task = asyncio.create_task(bus.consume_batches(queue, handle, batch=10, stop=stop))
-
-    async def has_all_again() -> bool:
-        return Counter(itertools.chain(*batches[1:])) == Counter([b"a", b"b", b"c"])
-
-    await eventually(has_all_again, what="the whole batch once more")
-    await asyncio.sleep(1.5)
-    assert await has_all_again()
-    stop.set()
-    await asyncio.wait_for(task, 5)
-    assert batches[0] == [b"a", b"b", b"c"]
 
 
 async def delete(broker: Broker, queue: Queue, what: str) -> None:

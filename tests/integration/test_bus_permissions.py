@@ -18,6 +18,7 @@ from shared.bus.connection import BusDenied, BusUnavailable, Denials, open_clien
 from shared.bus.jetstream import Bus, Done, Verdict
 from shared.bus.nkey import InvalidNkey, Nkey
 from shared.bus.permissions import CONSUMED, Identity, announced_prefixes
+from shared.bus.port import Delivery
 from shared.bus.server_configuration import Password, Proof, PublicKey, authorization
 from shared.bus.streams import Action, open_administrator
 from shared.bus.topology import BUILDS, CHANGES, QUEUES, SIGNATURES, Queue
@@ -151,8 +152,8 @@ async def test_each_user_pulls_from_its_own_queue_alone(
     bus = await proven.bus(identity)
     stop, seen = asyncio.Event(), []
 
-    async def note(payload: bytes) -> Verdict:
-        seen.append(payload)
+    async def note(delivery: Delivery) -> Verdict:
+        seen.append(delivery)
         return Done()
 
     async def is_over() -> bool:
@@ -176,7 +177,7 @@ async def test_acknowledgements_count(proven: Proven, identity: Identity) -> Non
     administrator = await proven.client(Identity.STREAMS, Denials())
     queue, stop = CONSUMED[identity], asyncio.Event()
 
-    async def done(_: bytes) -> Verdict:
+    async def done(_: Delivery) -> Verdict:
         return Done()
 
     async def is_empty() -> bool:

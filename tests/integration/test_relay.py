@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import nats
 import pytest
@@ -12,6 +12,7 @@ from localhub.hub import HubAddresses
 from shared.bus import jetstream
 from shared.bus.jetstream import Bus, BusUnavailable, Done, Verdict
 from shared.bus.permissions import Identity, announced_prefixes
+from shared.bus.port import Delivery
 from shared.bus.streams import open_administrator
 from shared.bus.topology import CHANGES, SIGNATURES
 from shared.domain.artifact import ArtifactKey, Stage
@@ -64,11 +65,11 @@ async def test_two_relays_publish_each_announcement_once(store: PostgresStore, b
     seen: Counter[str] = Counter()
     stop, stop_relays = asyncio.Event(), asyncio.Event()
 
-    async def note(payloads: list[bytes]) -> Verdict:
+    async def note(deliveries: Sequence[Delivery]) -> list[Verdict]:
         seen.update(
-            name for payload in payloads if (name := decode_changed(payload).name).startswith("once-")
+            name for one in deliveries if (name := decode_changed(one.payload).name).startswith("once-")
         )
-        return Done()
+        return [Done() for _ in deliveries]
 
     relays = [Relay(store, bus), Relay(store, bus)]
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import traceback
 from typing import Any
 
 import pytest
@@ -25,9 +26,10 @@ from shared.events.messages import (
 
 KEY = ArtifactKey("0123456789abcdef" * 4)
 SUBJECT = re.compile(r"kmm\.changed\.[a-z-]+\.[0-9a-f]{16}")
-HOSTILE = ["*", ">", "a.b", "kmm.build.>", "a b", "a\r\nPUB x 0", "", ".", "ü", "\0", "$JS.API.>", "x" * 512]
-names = st.text(st.characters(codec="utf-8"), max_size=512)
-namespaces = st.none() | st.text(st.characters(codec="utf-8"), max_size=253)
+HOSTILE = ["*", ">", "a.b", "kmm.build.>", "a b", "a\r\nPUB x 0", "", ".", "ü", "$JS.API.>", "x" * 512]
+characters = st.characters(codec="utf-8", exclude_characters="\0")
+names = st.text(characters, max_size=512)
+namespaces = st.none() | st.text(characters, max_size=253)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -123,6 +125,8 @@ def test_what_is_no_change(fields: dict[str, Any]) -> None:
         pytest.param(b'{"kind":"module","name":1}', id="wrong-type"),
         pytest.param(b'{"kind":"module","name":"\xff"}', id="no-utf-8"),
         pytest.param(b'{"kind":"module","name":"\\ud800"}', id="lone-surrogate"),
+        pytest.param(b'{"kind":"module","name":"m\\u0000"}', id="nul"),
+        pytest.param(b'{"kind":"work","name":"m","namespace":"\\u0000"}', id="nul-namespace"),
         pytest.param(b'{"kind":"module","name":"m"', id="cut-short"),
         pytest.param(b"[" * 60_000, id="deep"),
         pytest.param(encode(Requested(stage=Stage.BUILD, artifact=KEY, announcement=0)), id="other-message"),
@@ -151,6 +155,21 @@ def test_bytes_are_read_or_unreadable_and_nothing_else(payload: bytes) -> None:
     for decode in (decode_changed, decode_requested):
         with contextlib.suppress(UnreadableMessage):
             assert encode(decode(payload))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"hunter2",
+        b'{"kind":"hunter2","name":1}',
+        b'{"type":"hunter2","kind":"module","name":"m"}',
+        b'{"hunter2":1}',
+    ],
+)
+def test_what_is_wrong_is_said_without_what_stands_in_the_message(payload: bytes) -> None:
+    with pytest.raises(UnreadableMessage, match=r"kind|type|message") as caught:
+        decode_changed(payload)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_delivering_an_unreadable_message_again_cannot_help() -> None:
