@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kmmhub import crds, dev, up
+from kmmhub import crds, deadletters, dev, up
 from kmmhub.offline.explain import explain
 from kmmhub.offline.render import render
 from kmmhub.offline.validate import validate
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(dev.app, name="dev", help="A complete hub on this machine.")
+app.add_typer(deadletters.app, name="deadletters", help="Messages that no service could handle.")
 app.add_typer(crds.app, name="crds", help="Our CustomResourceDefinitions.")
 app.command(name="up")(up.up)
 for offline in (validate, explain, render, spoke_install):

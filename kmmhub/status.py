@@ -43,7 +43,7 @@ def show_status(module: str | None, *, database_url: str, namespace: str, as_jso
         module: one module, None for all.
         database_url: the services' database, where everything that they know is.
         namespace: the operator's.
-        as_json: print `{"modules": […]}` instead of tables.
+        as_json: print `{"modules": […], "dead_letters": count}` instead of tables.
 
     Returns:
         The exit status: 0 if all that was shown is Ready.
@@ -53,16 +53,20 @@ def show_status(module: str | None, *, database_url: str, namespace: str, as_jso
         DatabaseUnavailable: Postgres does not answer, or lacks the schema.
     """
     with explained_failures(database_url):
-        found = asyncio.run(_read(database_url, namespace, module))
+        found, letters = asyncio.run(_read(database_url, namespace, module))
     if as_json:
-        print(json.dumps({"modules": found}, indent=2))
+        print(json.dumps({"modules": found, "dead_letters": letters}, indent=2))
     else:
         for one in found:
             _show(_console(), one)
+        if letters:
+            subject = "1 dead letter waits" if letters == 1 else f"{letters} dead letters wait"
+            print(f"{subject}: kmmhub deadletters list")
     return 0 if all(one["ready"] for one in found) else 1
 
 
-async def _read(database_url: str, namespace: str, module: str | None) -> list[dict[str, Any]]:
+async def _read(database_url: str, namespace: str, module: str | None) -> tuple[list[dict[str, Any]], int]:
+    """The modules, and how many messages no service could handle."""
     engine = connect(database_url, application="kmmhub-status", pool_size=1)
     try:
         async with PostgresStore(engine).begin() as transaction:
@@ -74,13 +78,14 @@ async def _read(database_url: str, namespace: str, module: str | None) -> list[d
                 raise NoSuchModule(
                     f"no ManagedClusterModule {module!r}; there are: {', '.join(sorted(modules)) or 'none'}"
                 )
+            letters = len(await transaction.read_dead_letters())
             names = sorted(modules) if module is None else [module]
             picture = await take_picture(
                 transaction, modules, Scope(modules=frozenset(names)), namespace=namespace
             )
     finally:
         await engine.dispose()
-    return [_describe(picture, modules[name]) for name in names]
+    return [_describe(picture, modules[name]) for name in names], letters
 
 
 def _describe(picture: Picture, read: ReadModule) -> dict[str, Any]:
