@@ -58,7 +58,7 @@ class Sight:
     Attributes:
         works: of modules: by module and cluster, kernels with their images.
         permissions: clusters with a work of the agent's rights.
-        others: works that are neither.
+        others: works that are somebody else's.
         modules: objects of the API server.
         unfinished: states of the artifacts that have not ended.
         outbox: rows that wait.
@@ -100,6 +100,7 @@ def differences(inputs: Inputs, sight: Sight) -> list[str]:
     alive = sight.permissions & inputs.clusters.keys()  # what is left of a cluster that went, OCM removes
     found += [f"the permissions of {name} are wrong" for name in sorted(selected ^ alive)]
     found += [f"artifact {one} has not ended" for one in sight.unfinished]
+    found += ["somebody else's work is gone"] if not sight.others else []
     found += [f"{sight.outbox} rows are in the outbox"] if sight.outbox else []
     found += [f"{sight.queued} messages are queued"] if sight.queued else []
     for name in sorted(inputs.modules.keys() & sight.modules.keys()):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import time
 from collections.abc import Mapping
 
 import nats
@@ -14,7 +13,6 @@ import nats.errors
 from aiohttp import web
 from nats.js import errors as js_errors
 
-from chaos.oracle import Pause
 from chaos.plan import Fault, FaultKind
 from chaos.proxy import Answer, Matches, is_upload, is_watch
 from chaos.world import Service, World
@@ -59,7 +57,6 @@ class Nemesis:
     def __init__(self, world: World) -> None:
         self.unwilling: list[str] = []
         """Services that did not end on SIGTERM."""
-        self.pauses: list[Pause] = []
         self._world = world
         self._locks: dict[str, asyncio.Lock] = {}
         self._reviving = asyncio.Lock()
@@ -115,13 +112,11 @@ class Nemesis:
                 await service.end(signal.SIGKILL)
                 await asyncio.sleep(fault.seconds)
             case FaultKind.PAUSE:
-                began = time.time()
                 service.send(signal.SIGSTOP)
                 try:
                     await asyncio.sleep(fault.seconds)
                 finally:
                     service.send(signal.SIGCONT)
-                    self.pauses.append(Pause(service=service.name, since=began, until=time.time()))
             case _:
                 if await service.end(signal.SIGTERM) is None:
                     self.unwilling.append(service.name)
@@ -186,12 +181,12 @@ class Nemesis:
             case _ if kind in API_ANSWERS:
                 if kind is FaultKind.API_410:
                     api.drop_watches()  # so that the next ones are refused
-                return api.answering(_api_answer(kind))
+                return api.answering(api_answer(kind))
             case _:
-                return registry.answering(_registry_answer(kind))
+                return registry.answering(registry_answer(kind))
 
 
-def _api_answer(kind: FaultKind) -> Answer:
+def api_answer(kind: FaultKind) -> Answer:
     """A Status object (Kubernetes API conventions, "Response Status Kind")."""
     status, reason = API_ANSWERS[kind]
     body = {
@@ -209,7 +204,7 @@ def _api_answer(kind: FaultKind) -> Answer:
     return Answer(status=status, matches=matches, headers=headers, body=json.dumps(body).encode())
 
 
-def _registry_answer(kind: FaultKind) -> Answer:
+def registry_answer(kind: FaultKind) -> Answer:
     """An error as registries write it (OCI distribution specification, "Error codes")."""
     status, code = REGISTRY_ANSWERS[kind]
     headers = {"Content-Type": "application/json"}

@@ -40,15 +40,6 @@ class Breach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pause:
-    """A service that was stopped by a signal from `since` to `until`, in seconds of the epoch."""
-
-    service: str
-    since: float
-    until: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """A build as its builder's log tells it; `until` is None while it goes on. Seconds of the epoch."""
 
@@ -156,6 +147,8 @@ def builds_from(lines: Iterable[Mapping[str, Any]], service: str, deaths: Sequen
         if artifact is None:
             continue
         if line["event"] == "build.started":
+            if artifact in open_builds:
+                found.append((artifact, open_builds[artifact], None))
             open_builds[artifact] = at
         elif line["event"] in ends and artifact in open_builds:
             since = open_builds.pop(artifact)
@@ -174,40 +167,39 @@ def _epoch(line: Mapping[str, Any]) -> float:
 
 
 def concurrent_builds(
-    builds: Sequence[Build], pauses: Sequence[Pause], *, lease_seconds: float, started: float
+    builds: Sequence[Build], takeovers: Mapping[str, Sequence[float]], *, started: float
 ) -> Iterator[Breach]:
-    """S1 by what builders say: two live ones never build the same artifact at once.
+    """S1 by what builders say: two never work on the same artifact at once, unless the first had lost its lease.
 
-    A builder that sleeps longer than its lease has lost it, and what it does after waking counts for nothing; the
-    same is true for one that cannot reach Postgres so long, which S1 by leases judges.
+    Args:
+        builds: of all builders.
+        takeovers: when leases that had run out were taken over, by artifact, in seconds of the epoch.
+        started: the beginning of the run, in seconds of the epoch.
     """
     by_artifact: dict[str, list[Build]] = {}
     for build in sorted(builds, key=lambda one: one.since):
         by_artifact.setdefault(build.artifact, []).append(build)
     for artifact, of_one in by_artifact.items():
         for first, second in pairwise(of_one):
-            end = min([first.until or float("inf"), *_lost_at(first, pauses, lease_seconds)])
-            # A lease that ran out was not kept for `lease_seconds`: that is no second live build.
-            if second.since < end and second.since - first.since < lease_seconds:
+            is_overlapping = first.until is None or second.since < first.until
+            # The taker says so a little after it took.
+            is_takeover = any(first.since < at <= second.since for at in takeovers.get(artifact, ()))
+            if is_overlapping and not is_takeover:
                 what = f"{second.service} began while {first.service} was at work"
-                yield Breach(
-                    invariant="S1 one live build",
-                    what=what,
-                    where=f"artifact {artifact}",
-                    when=second.since - started,
-                )
+                when = second.since - started
+                where = f"artifact {artifact}"
+                yield Breach(invariant="S1 one live build", what=what, where=where, when=when)
 
 
-def _lost_at(build: Build, pauses: Sequence[Pause], lease_seconds: float) -> list[float]:
-    """When pauses of its builder cost a build its lease: as soon as one is as long as two thirds of the lease.
-
-    The heartbeat comes each third of it.
-    """
-    return [
-        max(pause.since, build.since)
-        for pause in pauses
-        if pause.service == build.service and pause.until - pause.since >= lease_seconds * 2 / 3
-    ]
+def is_takeover(change: Change) -> bool:
+    """Whether a worker took over the lease of another one."""
+    before, after = change.before, change.after
+    return (
+        before is not None
+        and after is not None
+        and before["state"] in WORKING
+        and after["fence"] != before["fence"]
+    )
 
 
 def place_breaches(posted: Posted, history: Sequence[Moment], *, lag: float) -> Iterator[Breach]:

@@ -276,10 +276,12 @@ def _session(context: ssl.SSLContext | None) -> aiohttp.ClientSession:
 async def _listening(proxy: Proxy, context: ssl.SSLContext | None) -> AsyncIterator[int]:
     """Serve on a free port of loopback; yields the port."""
     # Without cancellation a watch whose caller has gone would stay open for ever.
-    runner = web.ServerRunner(web.Server(proxy.handle, handler_cancellation=True, access_log=None))
+    runner = web.ServerRunner(
+        web.Server(proxy.handle, handler_cancellation=True, access_log=None), shutdown_timeout=0.5
+    )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context, shutdown_timeout=0.5)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         port: int = runner.addresses[0][1]
         yield port

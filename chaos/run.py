@@ -188,7 +188,7 @@ class _Run:
                 await self._calm.silence(seconds=self._settings.silence_seconds)
         statuses = await self._world.end_services()
         self._judge_endings(statuses)
-        await self._witness.conclude(self._nemesis)
+        await self._witness.conclude()
         for breach in self._witness.breaches:
             self._journal.write("breach", **asdict(breach))
         return self._report(took)

@@ -21,7 +21,6 @@ from nats.aio.msg import Msg
 
 from chaos import audit
 from chaos.material import MODULE_PATH, PLAIN, Material
-from chaos.nemesis import Nemesis
 from chaos.oracle import (
     Announcement,
     Breach,
@@ -30,6 +29,7 @@ from chaos.oracle import (
     concurrent_builds,
     digest_breaches,
     find_secrets,
+    is_takeover,
     lease_breaches,
     lost_announcements,
     needles_of,
@@ -37,7 +37,7 @@ from chaos.oracle import (
     surprises,
 )
 from chaos.user import FOREIGN_WORK, User
-from chaos.world import LEASE_SECONDS, World
+from chaos.world import World
 from services.signer.image import verify_image
 from shared.domain.errors import HubError
 from shared.domain.image import ImageReference
@@ -89,6 +89,7 @@ class Witness:
         self._images: dict[str, bool] = {}
         """Images that works name: whether they were checked."""
         self._ready: dict[tuple[str, str], set[str]] = {}
+        self._takeovers: dict[str, list[float]] = {}
         self._ports: dict[int, int] = {}
         self._waiting: dict[int, tuple[str, str, float]] = {}
         self._gone: list[Announcement] = []
@@ -135,7 +136,13 @@ class Witness:
         metadata = work.metadata
         place, labels = (metadata.namespace, metadata.name), metadata.labels or {}
         version = (metadata.uid, metadata.generation, json.dumps(labels, sort_keys=True))
-        if self._seen.get(place) == version or metadata.name == FOREIGN_WORK:
+        if self._seen.get(place) == version:
+            return
+        if metadata.name == FOREIGN_WORK:
+            if metadata.generation != 1 or labels:
+                what = f"somebody else's work was written: generation {metadata.generation}, labels {labels}"
+                where = f"ManifestWork {metadata.namespace}/{metadata.name}"
+                self.note(Breach(invariant="S9 owner label", what=what, where=where, when=self.clock()))
             return
         self._seen[place] = version
         self.counts["works"] += 1
@@ -195,6 +202,8 @@ class Witness:
         if change.after is not None and change.after["state"] == "ready":
             name = str(change.after["target"]).rpartition(":")[0]
             self._ready.setdefault((change.after["kernel"], name), set()).add(change.after["digest"])
+        if is_takeover(change):
+            self._takeovers.setdefault(change.row["key"][:16], []).append(change.at.timestamp())
         for breach in lease_breaches(change, self._ports.get(change.port or 0), when=when):
             self.note(breach)
 
@@ -276,7 +285,7 @@ class Witness:
                 )
             )
 
-    async def conclude(self, nemesis: Nemesis) -> None:
+    async def conclude(self) -> None:
         """Judge what is judged at the end: announcements, logs, secrets."""
         self.counts["announcements judged"], lost = lost_announcements(
             self._gone, self._published, self._deaf
@@ -288,10 +297,8 @@ class Witness:
                 self.note(breach)
             if service.name.startswith("builder"):
                 builds += builds_from(lines, service.name, service.deaths)
-        self.counts["builds"] = len(builds)
-        overlaps = concurrent_builds(
-            builds, nemesis.pauses, lease_seconds=LEASE_SECONDS, started=self._started
-        )
+        self.counts["build stages"] = len(builds)
+        overlaps = concurrent_builds(builds, self._takeovers, started=self._started)
         for breach in (*lost, *overlaps):
             self.note(breach)
         for where, text in await self._all_text():
