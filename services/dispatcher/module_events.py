@@ -84,8 +84,15 @@ def _event(kind: str, old: _State, new: _State) -> ModuleEvent | None:
     return None
 
 
+def stored_conditions(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The conditions of a status that anybody may have written; what is none is left out."""
+    conditions = status.get("conditions")
+    return [one for one in conditions if isinstance(one, Mapping)] if isinstance(conditions, list) else []
+
+
 def _states(status: Mapping[str, Any]) -> dict[str, _State]:
-    return {
-        one["type"]: (one.get("status", ""), one.get("reason", ""), one.get("message", ""))
-        for one in status.get("conditions") or []
-    }
+    texts = (
+        tuple(str(one.get(name) or "") for name in ("type", "status", "reason", "message"))
+        for one in stored_conditions(status)
+    )
+    return {kind: (state, reason, message) for kind, state, reason, message in texts}

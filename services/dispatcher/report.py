@@ -29,6 +29,9 @@ PARTS = ("moduleLoader", "devicePlugin", "dra")
 COUNTERS = ("nodesMatchingSelectorNumber", "desiredNumber", "availableNumber")
 """What KMM counts on a spoke, per part (KMM API, `DaemonSetStatus`). Zero arrives as no value at all."""
 
+MAX_COUNT = 2**31 - 1
+"""The largest number of nodes that a status can hold (int32)."""
+
 
 class Phase(StrEnum):
     """How far a cluster is."""
@@ -227,4 +230,5 @@ def worst_of(pending: Iterable[Pending]) -> Pending | None:
 
 
 def _integer(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    """A count; what a spoke sends instead of one is none, and what no count can be is cut."""
+    return max(0, min(value, MAX_COUNT)) if isinstance(value, int) and not isinstance(value, bool) else 0

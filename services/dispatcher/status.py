@@ -13,10 +13,12 @@ from typing import Any
 
 from services.dispatcher.assemble import Shipment
 from services.dispatcher.decide import KernelOutcome, Leave, Pending, Why
+from services.dispatcher.module_events import stored_conditions
 from services.dispatcher.report import (
     CLAIM_NEAR_LIMIT,
     CLAIM_STALE,
     COUNTERS,
+    MAX_COUNT,
     PARTS,
     UNDER_WAY,
     Attention,
@@ -126,13 +128,18 @@ def _artifacts_ready(survey: Survey) -> State:
     }
     if not pending:
         ready = sum(isinstance(outcome, Shipment) for outcome in survey.outcomes.values())
-        return ("True", "AllReady", f"the images for {ready} kernels are in the registry, by digest")
+        images = "the image for 1 kernel is" if ready == 1 else f"the images for {ready} kernels are"
+        return ("True", "AllReady", f"{images} in the registry, by digest")
     # A failure is named before anything that is only under way.
     failed = [one.reason for one in pending.values() if one.reason not in UNDER_WAY]
     reason = _most_frequent(failed or [one.reason for one in pending.values()])
     kernels = sorted(kernel for kernel, one in pending.items() if one.reason == reason)
     where, message = _named(kernels), pending[kernels[0]].message
-    return ("False", reason, f"{len(pending)} of {len(survey.outcomes)} kernels wait; {where}: {message}")
+    return (
+        "False",
+        reason,
+        f"{_share(len(pending), len(survey.outcomes), 'kernel', 'waits', 'wait')}; {where}: {message}",
+    )
 
 
 def _dispatched(survey: Survey, reports: Sequence[ClusterReport]) -> State:
@@ -143,14 +150,15 @@ def _dispatched(survey: Survey, reports: Sequence[ClusterReport]) -> State:
     posted = {place.cluster for place in survey.places if _is_current(place)}
     waiting = [report for report in reports if report.cluster not in posted]
     if not waiting:
-        return ("True", "AllDispatched", f"{len(reports)} clusters have their current ManifestWork")
+        clusters = "1 cluster has its" if len(reports) == 1 else f"{len(reports)} clusters have their"
+        return ("True", "AllDispatched", f"{clusters} current ManifestWork")
     reason = _most_frequent(report.reason for report in waiting)
     alike = [report for report in waiting if report.reason == reason]
     where = _named(report.cluster for report in alike)
     return (
         "False",
         reason,
-        f"{len(waiting)} of {len(reports)} clusters wait; {where}: {alike[0].message}",
+        f"{_share(len(waiting), len(reports), 'cluster', 'waits', 'wait')}; {where}: {alike[0].message}",
     )
 
 
@@ -163,7 +171,11 @@ def _available(reports: Sequence[ClusterReport]) -> State:
         return ("Unknown", "NoClusterSelected", "spec.selector selects no ManagedCluster")
     behind = [report for report in reports if report.phase is not Phase.AVAILABLE]
     if not behind:
-        return ("True", "Available", f"on {len(reports)} clusters every node has what it should have")
+        return (
+            "True",
+            "Available",
+            f"on {_plural(len(reports), 'cluster')} every node has what it should have",
+        )
     failed = [report for report in behind if report.phase is Phase.FAILED] or behind
     reason = _most_frequent(report.reason for report in failed)
     alike = [report for report in failed if report.reason == reason]
@@ -171,7 +183,7 @@ def _available(reports: Sequence[ClusterReport]) -> State:
     return (
         "False",
         reason,
-        f"{len(behind)} of {len(reports)} clusters are behind; {where}: {alike[0].message}",
+        f"{_share(len(behind), len(reports), 'cluster', 'is', 'are')} behind; {where}: {alike[0].message}",
     )
 
 
@@ -193,7 +205,7 @@ def _degraded(survey: Survey, attention: Sequence[Attention]) -> State:
     return (
         "True",
         reason,
-        f"{troubled} of {len(survey.places)} clusters are in trouble; {where}: {alike[0].message}",
+        f"{_share(troubled, len(survey.places), 'cluster', 'is', 'are')} in trouble; {where}: {alike[0].message}",
     )
 
 
@@ -201,6 +213,15 @@ def _most_frequent(reasons: Iterable[str]) -> str:
     """The reason that stands there most often, the first by name of several."""
     counts = Counter(reasons)
     return min(counts, key=lambda name: (-counts[name], name))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _share(part: int, whole: int, noun: str, one: str, many: str) -> str:
+    """Such as `1 of 3 kernels waits`: the noun goes with the whole, the verb with the part."""
+    return f"{part} of {_plural(whole, noun)} {one if part == 1 else many}"
 
 
 def _named(names: Iterable[str]) -> str:
@@ -215,7 +236,7 @@ def _count(works: Iterable[ObservedWork], condition: str) -> int:
 
 def _sum(works: Iterable[ObservedWork], part: str) -> dict[str, int]:
     counted = [counters(work)[part] for work in works]
-    return {name: sum(count[name] for count in counted) for name in COUNTERS}
+    return {name: min(sum(count[name] for count in counted), MAX_COUNT) for name in COUNTERS}
 
 
 def _attention_entry(one: Attention) -> dict[str, str]:
@@ -227,13 +248,14 @@ def _condition(
     kind: str, state: State, generation: int, previous: Mapping[str, Any], now: str
 ) -> dict[str, Any]:
     status, reason, message = state
-    before = next((one for one in previous.get("conditions") or [] if one.get("type") == kind), None)
-    is_same = before is not None and before.get("status") == status
+    before = next((one for one in stored_conditions(previous) if one.get("type") == kind), {})
+    since = before.get("lastTransitionTime")
+    is_same = before.get("status") == status and isinstance(since, str)
     return {
         "type": kind,
         "status": status,
         "reason": reason,
         "message": message[:MAX_MESSAGE],
         "observedGeneration": generation,
-        "lastTransitionTime": before["lastTransitionTime"] if before is not None and is_same else now,
+        "lastTransitionTime": since if is_same else now,
     }

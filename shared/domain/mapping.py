@@ -14,6 +14,7 @@ from shared.domain.pattern import BadPattern, Pattern, PatternSet
 from shared.domain.template import InvalidTemplate, expand
 
 _MAX_CACHED = 4096
+_MAX_SIZE = 1_000_000  # instructions of all patterns of a module: half a second to compile, and some 30 MiB
 
 
 class NoMatchingKernel(PermanentError):
@@ -108,6 +109,7 @@ class MappingIndex:
         self._loader = spec.loader
         self._entries: tuple[KernelMapping, ...] = spec.loader.mappings if spec.loader else ()
         self._patterns: dict[int, Pattern] = {}
+        self._size = 0
         self._broken: tuple[int, BadPattern] | None = None
         self._literals: dict[str, int] = {}
         for index, entry in enumerate(self._entries):
@@ -175,9 +177,16 @@ class MappingIndex:
 
     def _add_pattern(self, index: int, text: str) -> None:
         try:
-            self._patterns[index] = Pattern(text)
+            pattern = Pattern(text)
         except BadPattern as error:
             self._broken = (index, error)
+            return
+        self._size += pattern.size
+        if self._size > _MAX_SIZE:
+            problem = "with those before it, it is too large; write simpler patterns, or literals"
+            self._broken = (index, BadPattern(problem))
+        else:
+            self._patterns[index] = pattern
 
     def _first(self, kernel: str) -> int | None:
         if kernel not in self._taken:

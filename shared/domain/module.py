@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shared.domain.artifact import Access
+from shared.domain.canonical import MAX_DEPTH, is_deeper_than
 from shared.domain.errors import PermanentError
 
 DEFAULT_DIR_NAME = "/opt"
@@ -131,6 +132,8 @@ def parse_module(spec: Mapping[str, Any]) -> ModuleSpec:
     Raises:
         InvalidModule: a needed field is missing or has the wrong type, with its path and what to write.
     """
+    if is_deeper_than(MAX_DEPTH, spec):
+        raise InvalidModule(f"spec: is nested more than {MAX_DEPTH} levels deep; no field of a module is")
     top = _Node(spec, "spec")
     module = top.child("moduleSpec") or _Node({}, "spec.moduleSpec")
     loader = module.child("moduleLoader")

@@ -12,6 +12,8 @@ import re2
 from shared.domain.errors import PermanentError
 
 MAX_PATTERN_CHARACTERS = 1024
+_ONE_BYTES = 1024**2  # of memory for a pattern's program and its automaton, far more than any kernel needs
+_SET_BYTES = 8 * 1024**2  # RE2's own default, for all patterns of a module together
 _ESCAPE = re.compile(r"\\Q.*?(?:\\E|\Z)|\\(.)", re.DOTALL)
 
 
@@ -34,13 +36,18 @@ class Pattern:
         if "C" in _ESCAPE.findall(text):  # the one thing that C++ accepts and Go does not: a single byte
             raise BadPattern("invalid escape sequence: \\C")
         try:
-            self._compiled: Any = re2.compile(text, _options())
+            self._compiled: Any = re2.compile(text, _options(_ONE_BYTES))
         except re2.error as error:
             problem = error.args[0]
             raise BadPattern(problem.decode() if isinstance(problem, bytes) else str(problem)) from error
         except UnicodeEncodeError as error:
             raise BadPattern("it is not valid Unicode") from error
         self.text = text
+
+    @property
+    def size(self) -> int:
+        """Instructions of the compiled program; time to compile and memory grow with it."""
+        return int(self._compiled.programsize)
 
     def is_found_in(self, text: str) -> bool:
         """Return whether the pattern matches anywhere in `text`."""
@@ -68,7 +75,7 @@ class PatternSet:
 
     def _join(self) -> Any:
         """All patterns in one automaton; None if there are none or if together they need too much memory."""
-        joined = re2.Set.SearchSet(_options())
+        joined = re2.Set.SearchSet(_options(_SET_BYTES))
         try:
             for pattern in self._patterns.values():
                 joined.Add(pattern.text)
@@ -78,8 +85,9 @@ class PatternSet:
         return joined if self._patterns else None
 
 
-def _options() -> Any:
+def _options(max_bytes: int) -> Any:
     options = re2.Options()
+    options.max_mem = max_bytes
     options.log_errors = False
     options.never_capture = True
     return options

@@ -81,8 +81,9 @@ def observe_work(work: Mapping[str, Any], *, is_gone: bool = False) -> ObservedW
     metadata = work["metadata"]
     labels = metadata.get("labels") or {}
     annotations = metadata.get("annotations") or {}
-    spec = work.get("spec") or {}
-    status = work.get("status") or {}
+    spec, status = (
+        part if isinstance(part := work.get(name), Mapping) else {} for name in ("spec", "status")
+    )
     owners = [one for one in metadata.get("ownerReferences") or [] if one["kind"] == OWNER_KIND]
     # Whoever takes the label off a work of ours, or puts another one on, has not made it theirs.
     is_owned = any(one["name"] == metadata["name"] for one in owners)
@@ -131,31 +132,43 @@ def _list(value: Any, *path: str) -> list[Mapping[str, Any]]:
 
 def _conditions(status: Mapping[str, Any], generation: int) -> dict[str, WorkCondition]:
     return {
-        condition["type"]: WorkCondition(
-            status=condition["status"],
-            reason=condition.get("reason", ""),
-            message=condition.get("message", ""),
-            observed_generation=condition.get("observedGeneration", 0),
+        _text(condition, "type"): WorkCondition(
+            status=_text(condition, "status"),
+            reason=_text(condition, "reason"),
+            message=_text(condition, "message"),
+            observed_generation=_number(condition, "observedGeneration", 0),
         )
-        for condition in status.get("conditions") or []
-        if condition.get("observedGeneration", generation) >= generation
+        for condition in _list(status, "conditions")
+        if _number(condition, "observedGeneration", generation) >= generation
     }
 
 
 def _problem(status: Mapping[str, Any]) -> str:
-    for manifest in (status.get("resourceStatus") or {}).get("manifests") or []:
-        for condition in manifest.get("conditions") or []:
-            if condition["type"] == "Applied" and condition["status"] == "False":
-                return str(condition.get("message") or condition.get("reason") or "")[:MAX_PROBLEM]
+    for manifest in _list(status, "resourceStatus", "manifests"):
+        for condition in _list(manifest, "conditions"):
+            if condition.get("type") == "Applied" and condition.get("status") == "False":
+                return _text(condition, "message") or _text(condition, "reason")
     return ""
 
 
 def _feedback(status: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for manifest in (status.get("resourceStatus") or {}).get("manifests") or []:
-        for value in (manifest.get("statusFeedback") or {}).get("values") or []:
-            field = value.get("fieldValue") or {}
-            values[value["name"]] = next(
-                (field[kind] for kind in ("integer", "string", "boolean", "jsonRaw") if kind in field), None
-            )
+    for manifest in _list(status, "resourceStatus", "manifests"):
+        for value in _list(manifest, "statusFeedback", "values"):
+            field = value.get("fieldValue")
+            if isinstance(field, Mapping):
+                found = (field[kind] for kind in ("integer", "string", "boolean", "jsonRaw") if kind in field)
+                values[_text(value, "name")] = next(found, None)
     return values
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    """The text of a field, cut; empty where something else stands there."""
+    text = value.get(name)
+    return text[:MAX_PROBLEM] if isinstance(text, str) else ""
+
+
+def _number(value: Mapping[str, Any], name: str, default: int) -> int:
+    """The whole number of a field; `default` where something else stands there."""
+    number = value.get(name)
+    return number if isinstance(number, int) and not isinstance(number, bool) else default

@@ -103,7 +103,7 @@ def test_parse_digest_wants_a_whole_sha256() -> None:
 
 WORD = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
 COMPONENT = st.from_regex(r"[a-z0-9]{1,8}((\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}", fullmatch=True)
-HOST = st.from_regex(r"([a-z0-9]{1,8}\.[a-z]{2,5}|localhost)(:[0-9]{2,5})?", fullmatch=True)
+HOST = st.from_regex(r"([a-z0-9]{1,8}\.[a-z]{2,5}|localhost)(:[0-9]{2,4}|:[1-5][0-9]{4})?", fullmatch=True)
 TAG = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,40}", fullmatch=True)
 
 
