@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
 CLOSE_TIMEOUT_SECONDS = 2
+MISSING_SECONDS = 10.0
+"""How long a stream counts as missing after somebody asked for it in vain."""
 
 MISSING = (
     "`kmmhub streams` makes streams and consumers, `kmmhub streams --watch` also those that are lost later"
@@ -49,7 +52,7 @@ class Bus:
         self._client = client
         self._denials = denials
         self._jetstream = client.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
-        self._lacking: set[str] = set()
+        self._lacking: dict[str, float] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -58,8 +61,8 @@ class Bus:
 
     @property
     def has_streams(self) -> bool:
-        """Whether the streams that we last published to and fetched from were there."""
-        return not self._lacking
+        """Whether none of the streams that we publish to and fetch from was missing lately."""
+        return all(self._is_over(since) for since in self._lacking.values())
 
     @property
     def is_allowed(self) -> bool:
@@ -114,15 +117,19 @@ class Bus:
 
     def note_missing(self, name: str) -> None:
         """A stream, or that of a family of subjects, is not there."""
-        if name not in self._lacking:
-            self._lacking.add(name)
+        if name not in self._lacking or self._is_over(self._lacking[name]):
             log.warning("bus.stream_missing", name=name, what_to_do=MISSING)
+        self._lacking[name] = time.monotonic()
 
     def note_found(self, name: str) -> None:
         """It is there."""
-        if name in self._lacking:
-            self._lacking.discard(name)
+        if self._lacking.pop(name, None) is not None:
             log.info("bus.stream_found", name=name)
+
+    @staticmethod
+    def _is_over(since: float) -> bool:
+        """Whoever misses a stream asks for it again and again, unless another process took its message there."""
+        return time.monotonic() - since > MISSING_SECONDS
 
 
 async def connect(

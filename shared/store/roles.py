@@ -91,7 +91,7 @@ ROLES: Mapping[str, Rights] = {
         "syncs": _READ,
         "works": _WRITE,
         "artifacts": (_SELECT, _INSERT, _PROGRESS),
-        "module_kernels": _WRITE,
+        "module_kernels": _OWN,
     },
     "builder": _WORKER,
     "signer": _WORKER,

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -130,10 +131,23 @@ class Service:
         """The end of its log."""
         return "\n".join(self.log.read_text().splitlines()[-lines:])
 
+    def _health(self) -> str:
+        return str([line for line in self.events() if line["event"] == "service.started"][-1]["health"])
+
+    def checks(self) -> dict[str, bool]:
+        """What its readiness consists of."""
+        try:
+            with urllib.request.urlopen(f"{self._health()}/readyz", timeout=5) as answer:
+                checks = answer.read()
+        except urllib.error.HTTPError as not_ready:
+            with not_ready:
+                checks = not_ready.read()
+        found: dict[str, bool] = json.loads(checks)
+        return found
+
     def metrics(self) -> dict[str, float]:
         """Its metrics: name with labels to value."""
-        started = [line for line in self.events() if line["event"] == "service.started"]
-        with urllib.request.urlopen(f"{started[-1]['health']}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self._health()}/metrics", timeout=5) as answer:
             text = answer.read().decode()
         lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}

@@ -45,7 +45,7 @@ async def run_fleet(hub: HubAddresses, directory: Path, **settings: str) -> Asyn
     await _execute(hub.database_url, f"CREATE DATABASE {name}")
     await asyncio.to_thread(upgrade, database_url)
     await asyncio.to_thread(install_hub, hub.kubeconfig, namespace)
-    await _delete_streams(hub.nats_url)
+    await delete_streams(hub.nats_url)
     environment = addresses.environment() | {
         "OPERATOR_NAMESPACE": namespace,
         "KMMHUB_RESYNC_SECONDS": "3600",
@@ -98,7 +98,8 @@ async def _execute(url: str, statement: str) -> None:
         await connection.close()
 
 
-async def _delete_streams(url: str) -> None:
+async def delete_streams(url: str) -> None:
+    """Remove the product's streams with all that is in them."""
     client = await nats.connect(url)
     try:
         for queue in QUEUES:

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fleet import Fleet, served
 from kernel_module import SigningPair, module, signer
-from running_services import NAMES, eventually
-from services_fixtures import run_fleet
+from running_services import ALL, NAMES, eventually
+from services_fixtures import delete_streams, run_fleet
 
 from localhub import processes
 from localhub.addresses import GivenAddresses
@@ -234,6 +234,34 @@ async def test_nats_is_killed_under_the_services(fleet: Fleet, own_hub: LocalHub
     await converges(fleet, works, seconds=90)
 
 
+async def test_services_wait_for_streams_that_only_one_process_may_make(
+    fleet: Fleet, own_hub: LocalHub
+) -> None:
+    works = await add_modules(fleet, modules=1)
+    await converges(fleet, works)
+    fleet.services["streams"].kill()
+    await delete_streams(own_hub.addresses().nats_url)
+    added = asyncio.create_task(add_modules(fleet, modules=1))
+
+    async def nobody_is_ready() -> bool:
+        checks = [await asyncio.to_thread(fleet.services[name].checks) for name in NAMES]
+        return all(one.get("bus") and one.get("streams") is False for one in checks)
+
+    async def all_are_ready() -> bool:
+        checks = [await asyncio.to_thread(fleet.services[name].checks) for name in ALL]
+        return all(one and all(one.values()) for one in checks)
+
+    works |= await added
+    await eventually(nobody_is_ready, what="no service is ready without streams")
+    fleet.services.start()
+    await converges(fleet, works)
+    await eventually(all_are_ready, what="every service is ready again")
+    for name in NAMES:
+        told = [line for line in fleet.services[name].events() if line["event"] == "bus.stream_missing"]
+        assert told
+        assert all("kmmhub streams" in line["what_to_do"] for line in told)
+
+
 @pytest.mark.parametrize("name", ["postgres", "kube-apiserver", "etcd"])
 async def test_a_server_is_killed_under_the_services(fleet: Fleet, own_hub: LocalHub, name: str) -> None:
     works = await add_modules(fleet, modules=2)
@@ -276,3 +304,10 @@ async def test_in_the_end_nothing_is_written(fleet: Fleet) -> None:
     await asyncio.sleep(4)
     assert await fleet.versions() == versions
     assert fleet.write_requests() == requests
+
+
+def test_nobody_was_refused_anything_on_the_bus(fleet: Fleet) -> None:
+    """Each service has used its own user through all that happened here."""
+    for name in ALL:
+        refused = [line for line in fleet.services[name].events() if line["event"] == "bus.denied"]
+        assert refused == []

@@ -43,7 +43,7 @@ MAY: dict[str, dict[str, str]] = {
         "syncs": "S",
         "works": "SIUL",
         "artifacts": "SIuL",
-        "module_kernels": "SIUL",
+        "module_kernels": "SIUDL",
         "outbox": "SIDuL",
         "dead_letters": "SIuL",
     },
