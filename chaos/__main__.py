@@ -55,6 +55,8 @@ def chaos(  # noqa: PLR0917 - each is an option
     except HubError as error:
         typer.echo(f"the hub cannot be started: {error}", err=True)
         raise typer.Exit(2) from error
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        raise typer.Exit(130) from None
     typer.echo(json.dumps(dataclasses.asdict(report)) if output == "json" else _text(report))
     raise typer.Exit(1 if report.breaches else 0)
 

@@ -18,8 +18,9 @@ import orjson
 from chaos.inputs import Inputs, ModuleKind, Place, desired_kernels
 from chaos.material import PLAIN
 from chaos.oracle import Breach
+from chaos.traces import tables_of
 from chaos.user import FOREIGN_WORK, User
-from chaos.witness import POSTGRES_ERRORS, Witness, served_by, tables_of
+from chaos.witness import POSTGRES_ERRORS, Witness, served_by
 from chaos.world import World
 from kmmhub.retry import NothingFailed, retry
 from shared.bus.topology import QUEUES

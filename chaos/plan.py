@@ -177,6 +177,7 @@ class _User:
             return ()
         inputs, dice = self.inputs, self._dice
         choices = ["kernels", "kernels", "kernels", "relabel", "change", "change", "change"]
+        choices += ["make again"]
         choices += ["add module"] * 2 if len(inputs.modules) < MODULES[1] else []
         choices += ["delete module"] if len(inputs.modules) > MODULES[0] else []
         choices += ["add cluster"] * 2 if len(inputs.clusters) < CLUSTERS[1] else []
@@ -190,6 +191,10 @@ class _User:
             case "change":
                 version = inputs.modules[module].version + 1
                 return (self._do(ChangeModule(name=module, version=version)),)
+            case "make again":
+                gone, again = DeleteModule(name=module), inputs.modules[module]
+                made = AddModule(name=module, kind=again.kind, select=again.select, version=again.version)
+                return (self._do(gone), self._do(made))
             case "add module":
                 return (self._add_module(dice.choice(list(ModuleKind))),)
             case "delete module":

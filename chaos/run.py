@@ -21,6 +21,7 @@ from chaos.plan import Fault, Plan
 from chaos.user import User
 from chaos.witness import Witness
 from chaos.world import World, open_world
+from shared.domain.errors import HubError
 from shared.kube.client import KubeClient
 from shared.registry.client import RegistryClient
 
@@ -85,9 +86,9 @@ class Journal:
         self._file = path.open("w", buffering=1)
         self._started = started
 
-    def write(self, what: str, **fields: Any) -> None:
+    def write(self, event: str, **fields: Any) -> None:
         """One line."""
-        line = {"at": round(time.time() - self._started, 2), "what": what, **fields}
+        line = {"at": round(time.time() - self._started, 2), "event": event, **fields}
         self._file.write(json.dumps(line, default=str) + "\n")
 
     def close(self) -> None:
@@ -237,7 +238,17 @@ class _Run:
             while True:
                 action = await self._to_do.get()
                 self._journal.write("user", action=type(action).__name__, **asdict(action))
-                await self._user.do(action)
+                try:
+                    await self._user.do(action)
+                except HubError as error:
+                    self._witness.note(
+                        Breach(
+                            invariant="the user is served",
+                            what=str(error),
+                            where=type(action).__name__,
+                            when=self._witness.clock(),
+                        )
+                    )
                 self._to_do.task_done()
 
         acting = asyncio.create_task(act())

@@ -28,7 +28,7 @@ from chaos.inputs import (
 from chaos.material import MODULE_PATH, Material, padding, push_image
 from chaos.world import NAMESPACE, World
 from shared.domain.claim import CLAIM_NAME, write_claim
-from shared.domain.errors import HubError
+from shared.domain.errors import HubError, TransientError
 from shared.kube.client import (
     CONFIG_MAPS,
     MANAGED_CLUSTERS,
@@ -56,6 +56,12 @@ DOCKERFILES: Mapping[ModuleKind, str] = {
     ModuleKind.BUILT_AND_SIGNED: BUILT,
     ModuleKind.BROKEN: BROKEN,
 }
+
+
+class StillThere(TransientError):
+    """A module that was deleted has not gone yet."""
+
+    reason = "StillThere"
 
 
 class User:
@@ -132,7 +138,7 @@ class User:
                     await self._kube.delete(MANAGED_CLUSTERS, name)
             case AddModule(name=name, kind=kind, select=select, version=version):
                 module = Module(kind=kind, select=select, version=version)
-                await self._create(MODULES, await self._module(name, module))
+                await self._create_module(await self._module(name, module))
             case ChangeModule(name=name):
                 body = await self._module(name, self.inputs.modules[name])
                 await self._kube.merge_patch(MODULES, name, {"spec": body["spec"]})
@@ -143,6 +149,15 @@ class User:
     async def _create(self, resource: Any, body: Mapping[str, Any], *, namespace: str | None = None) -> None:
         with contextlib.suppress(Conflict):
             await self._kube.create(resource, body, namespace=namespace)
+
+    async def _create_module(self, body: Mapping[str, Any]) -> None:
+        """One of the same name that is being deleted has to go first."""
+        try:
+            await self._kube.create(MODULES, body)
+        except Conflict:
+            found = await self._kube.get(MODULES, body["metadata"]["name"])
+            if "deletionTimestamp" in found["metadata"]:
+                raise StillThere(f"module {body['metadata']['name']} is still being deleted") from None
 
     async def _claim(self, cluster: str, kernels: tuple[str, ...]) -> None:
         claims = [

@@ -7,8 +7,6 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,13 +34,14 @@ from chaos.oracle import (
     place_breaches,
     surprises,
 )
+from chaos.traces import all_text, read_log, secrets_of
 from chaos.user import FOREIGN_WORK, User
 from chaos.world import World
 from services.signer.image import verify_image
 from shared.domain.errors import HubError
 from shared.domain.image import ImageReference
 from shared.events.messages import SUBJECT_ROOT
-from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES, KubeClient
+from shared.kube.client import MANIFEST_WORKS, KubeClient
 from shared.kube.reflector import Metadata, Reflector, Seen
 from shared.registry.client import RegistryClient
 
@@ -203,8 +202,11 @@ class Witness:
             name = str(change.after["target"]).rpartition(":")[0]
             self._ready.setdefault((change.after["kernel"], name), set()).add(change.after["digest"])
         if is_takeover(change):
+            self.counts["leases taken over"] += 1
             self._takeovers.setdefault(change.row["key"][:16], []).append(change.at.timestamp())
-        for breach in lease_breaches(change, self._ports.get(change.port or 0), when=when):
+        writer = self._ports.get(change.port or 0)
+        self.counts["of them by a known process"] += writer is not None
+        for breach in lease_breaches(change, writer, when=when):
             self.note(breach)
 
     def _judge_digests(self, before: float) -> None:
@@ -301,38 +303,9 @@ class Witness:
         overlaps = concurrent_builds(builds, self._takeovers, started=self._started)
         for breach in (*lost, *overlaps):
             self.note(breach)
-        for where, text in await self._all_text():
+        for where, text in await all_text(self._world, self._kube):
             for breach in find_secrets(text, self._needles, where=where, when=self.clock()):
                 self.note(breach)
-
-    async def _all_text(self) -> list[tuple[str, bytes]]:
-        """Logs, tables, what NATS stores and what the API server shows of our objects."""
-        found = [(path.name, path.read_bytes()) for path in sorted(self._world.directory.glob("*.log"))]
-        stored = sorted((self._world.hub.directory / "nats" / "data").rglob("*"))
-        found += [(f"NATS file {path.name}", path.read_bytes()) for path in stored if path.is_file()]
-        connection = await asyncpg.connect(self._world.addresses.database_url)
-        try:
-            for table in await tables_of(connection):
-                rows = await connection.fetch(f'SELECT t::text AS row FROM "{table}" t')  # noqa: S608 - our tables
-                found.append((f"table {table}", "\n".join(row["row"] for row in rows).encode()))
-        finally:
-            await connection.close()
-        for resource in (MANIFEST_WORKS, MODULES, EVENTS):
-            found.append((resource.plural, await self._kube.list_page(resource, limit=5000)))
-        return found
-
-
-async def tables_of(connection: asyncpg.Connection) -> list[str]:
-    """The product's tables."""
-    rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
-    return [row["tablename"] for row in rows]
-
-
-def secrets_of(material: Material) -> dict[str, bytes]:
-    """What must be found nowhere: canaries, and a line from the middle of the signing key."""
-    lines = material.signing.key.splitlines()
-    canaries = {name: text.encode() for name, text in material.canaries.items()}
-    return canaries | {"signing key": lines[len(lines) // 2]}
 
 
 def served_by(spec: dict[str, Any]) -> dict[str, str]:
@@ -343,15 +316,6 @@ def served_by(spec: dict[str, Any]) -> dict[str, str]:
         if manifest["kind"] == "Module"
         for mapping in manifest["spec"]["moduleLoader"]["container"]["kernelMappings"]
     }
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a service's log; what is no JSON is an error by itself."""
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            yield {"event": line, "level": "error"}
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -43,9 +43,9 @@ def test_a_short_run_keeps_every_promise_and_leaves_nothing_behind(tmp_path: Pat
         assert report["counts"][name] > 0, report["counts"]
 
     journal = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
-    assert [line["number"] for line in journal if line["what"] == "fault"] == list(range(1, FAULTS + 1))
+    assert [line["number"] for line in journal if line["event"] == "fault"] == list(range(1, FAULTS + 1))
     assert (
-        len([line for line in journal if line["what"] == "user"]) == report["counts"]["things the user did"]
+        len([line for line in journal if line["event"] == "user"]) == report["counts"]["things the user did"]
     )
 
     assert processes.running(directory / "hub") == {}
