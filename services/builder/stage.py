@@ -20,6 +20,7 @@ from shared.leasing.worker import Holder
 from shared.registry.access import RegistryAccess
 from shared.registry.errors import ImageMissing, ImageUnreadable
 from shared.registry.port import ImageRegistry
+from shared.runtime.fail_point import FailPoint, fail_point
 
 log = structlog.get_logger()
 
@@ -59,9 +60,11 @@ class BuildStage:
                 return Built(source=image, is_adopted=True)
             case Build(destination=destination):
                 await holder.confirm()
+                fail_point(FailPoint.BUILD_PLANNED)
                 built = await self._buildah.build(
                     await self._build_request(request, destination, docker_config), on_line=_log_line
                 )
+                fail_point(FailPoint.IMAGE_BUILT)
                 image = ImageReference.parse(request.target).pinned(built.digest)
                 return Built(source=image, is_adopted=False, log_tail=built.log_tail)
 

@@ -20,6 +20,7 @@ from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
 from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES
 from shared.kube.errors import Conflict, NotFound
 from shared.kube.port import HubApi
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.store.port import Store
 
 log = structlog.get_logger()
@@ -60,9 +61,11 @@ async def apply_decision(
             await _delete(kube, module, cluster, uid)
             return None
     log.info("work.written", module=module, cluster=cluster, verb=type(decision).__name__.lower())
+    fail_point(FailPoint.WORK_WRITTEN)
     work = observe_work(answer)
     async with store.begin() as transaction:
         await transaction.record_works([work], is_own_write=True)
+    fail_point(FailPoint.WORK_STORED)
     return work
 
 
@@ -78,11 +81,15 @@ async def _delete(kube: HubApi, module: str, cluster: str, uid: str) -> None:
         await kube.delete(MANIFEST_WORKS, module, namespace=cluster, uid=uid)
         WRITES.labels("delete").inc()
         log.info("work.deleted", module=module, cluster=cluster)
+        fail_point(FailPoint.WORK_DELETED)
 
 
 async def ensure_finalizer(kube: HubApi, module: StoredModule) -> None:
     """Put our finalizer on a module before its first work is posted. Raises HubError."""
+    if FINALIZER in module.finalizers:
+        return
     await _change_finalizers(kube, module, lambda names: names if FINALIZER in names else [*names, FINALIZER])
+    fail_point(FailPoint.FINALIZER_SET)
 
 
 async def has_works(kube: HubApi, module: str) -> bool:
@@ -96,6 +103,7 @@ async def release_module(kube: HubApi, module: StoredModule) -> None:
     with contextlib.suppress(NotFound):
         await _change_finalizers(kube, module, lambda names: [name for name in names if name != FINALIZER])
         log.info("module.released", module=module.name)
+        fail_point(FailPoint.MODULE_RELEASED)
 
 
 async def _change_finalizers(
@@ -144,8 +152,10 @@ async def write_status(
         )
     except (NotFound, Conflict):  # deleted, or deleted and made again: the next look sees it
         return None
+    fail_point(FailPoint.STATUS_WRITTEN)
     for event in events_between(module.status, status):
         await _tell(kube, event_body(module, event, now=now))
+        fail_point(FailPoint.EVENT_TOLD)
     version = int(answer["metadata"]["resourceVersion"])
     return replace(module, status=answer["status"], resource_version=version)
 

@@ -20,6 +20,7 @@ from shared.kube.client import KubeClient
 from shared.relay.backbone import Backbone, open_backbone
 from shared.relay.dead_letters import DeadLetters
 from shared.runtime.clock import now
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.runtime.process import Process, run
 from shared.runtime.settings import ServiceSettings, read_settings
@@ -120,6 +121,7 @@ class Dispatcher:
                     announced = await artifacts.announce_overdue(transaction)
                 if announced:
                     log.info("artifacts.announced_again", count=announced)
+                    fail_point(FailPoint.SWEEP_ANNOUNCED)
                     self._backbone.relay.wake()
             except StoreUnavailable as error:
                 log.warning("sweep.failed", error=str(error))

@@ -23,6 +23,7 @@ from shared.domain.errors import HubError, TransientError
 from shared.events.messages import Changed, Kind
 from shared.kube.errors import Forbidden, NotFound, Refused
 from shared.kube.port import HubApi
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.store.port import Store, Transaction
 
 log = structlog.get_logger()
@@ -78,6 +79,7 @@ class Reconciler:
             picture = await take_picture(transaction, modules, scope, namespace=self._namespace)
             names = {cluster for _, cluster in picture.pairs} | scope.clusters
             permissions = await self._decide_permissions(transaction, picture, names)
+        fail_point(FailPoint.PICTURE_TAKEN)
         picture, has_announced = await want_artifacts(self._store, picture)
         # Rights first: a Module that comes before them is refused on the spoke.
         failed = await self._apply_all(permissions) | await self._apply(picture)

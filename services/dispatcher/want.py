@@ -10,6 +10,7 @@ import structlog
 from services.dispatcher.catalog import outcome_of
 from services.dispatcher.demand import Wanted
 from services.dispatcher.picture import Picture
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.store import artifacts
 from shared.store.port import Store
 
@@ -40,6 +41,7 @@ async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]
         again = await artifacts.check_again(transaction, others - set(new))
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])
+        fail_point(FailPoint.ARTIFACTS_WANTED)
     for key in again:
         log.info("artifact.wanted_again", artifact=key[:16])
     return _without(picture, again), bool(new or again)

@@ -18,6 +18,7 @@ from shared.domain.lease import Lease, Signed
 from shared.leasing.secrets import SecretReader, registry_access
 from shared.leasing.worker import Holder
 from shared.registry.port import ImageRegistry
+from shared.runtime.fail_point import FailPoint, fail_point
 
 log = structlog.get_logger()
 
@@ -67,6 +68,7 @@ class SignStage:
             else registry_access(recipe.source_access, docker_config, source),
             target_access=target_access,
         )
+        fail_point(FailPoint.SIGNED_IMAGE_PUSHED)
         result = ImageReference.parse(target.with_tag(target.tag or "latest").pinned(signed.digest))
         unsigned = await verify_image(
             self._registry,
@@ -80,7 +82,9 @@ class SignStage:
             raise SignatureNotFound(
                 f"image {result}: {', '.join(unsigned)} carry no signature of the certificate"
             )
+        fail_point(FailPoint.SIGNATURES_VERIFIED)
         await holder.confirm()
         await move_tag(self._registry, target, signed.digest, access=target_access)
+        fail_point(FailPoint.TAG_MOVED)
         log.info("image.signed", image=str(result), files=len(signed.files))
         return Signed(digest=signed.digest, signed_by=fingerprint(certificate))

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge
 
 from shared.kube.reflector import HasMetadata, Listed, Reflector, Removed, Seen, object_key
 from shared.relay.relay import Relay
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.store.port import Store, StoreUnavailable, Transaction
 
@@ -60,6 +61,7 @@ async def reflect(
     async def drain() -> None:
         while True:
             batch = await _next_batch(queue)
+            fail_point(FailPoint.BATCH_READ)
             if await _record(batch, recorder, store, resource, stop):
                 relay.wake()
                 if isinstance(batch[-1], Listed):
@@ -107,9 +109,11 @@ async def _record(
                 )
                 if isinstance(batch[-1], Listed):
                     await recorder.listed(transaction, batch[-1])
+                fail_point(FailPoint.BATCH_WRITTEN)
         except StoreUnavailable as error:
             log.warning("watch.not_recorded", resource=resource, error=str(error))
             await pause(stop, RETRY_SECONDS)
         else:
+            fail_point(FailPoint.BATCH_RECORDED)
             return True
     return False

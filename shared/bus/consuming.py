@@ -22,6 +22,7 @@ from shared.bus.port import (
     Verdict,
 )
 from shared.bus.topology import Queue
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 
 log = structlog.get_logger()
@@ -93,6 +94,7 @@ async def _messages(
 
 async def _handle(messages: Sequence[Message], handler: BatchHandler, queue: Queue) -> None:
     """Run the handler while telling the server that the messages are still being worked on."""
+    fail_point(FailPoint.MESSAGE_FETCHED)
     heartbeat = asyncio.create_task(_keep(messages, queue.ack_wait / 3))
     verdicts: Sequence[Verdict]
     try:
@@ -102,8 +104,10 @@ async def _handle(messages: Sequence[Message], handler: BatchHandler, queue: Que
         verdicts = [Retry(seconds=FAILED_RETRY_SECONDS)] * len(messages)
     finally:
         heartbeat.cancel()
+    fail_point(FailPoint.MESSAGE_HANDLED)
     settled = zip(messages, verdicts, strict=True)
     await asyncio.gather(*(_settle(message, verdict) for message, verdict in settled))
+    fail_point(FailPoint.MESSAGE_SETTLED)
 
 
 async def _settle(message: Message, verdict: Verdict) -> None:

@@ -25,6 +25,7 @@ from shared.domain.lease import Built, Failure, Lease, Result, Signed
 from shared.events.messages import Requested, decode_requested
 from shared.relay.backbone import Backbone
 from shared.relay.dead_letters import DeadLetters
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.store import artifacts
 from shared.store.port import Store, StoreUnavailable
@@ -66,6 +67,7 @@ class Holder:
         async with self.store.begin() as transaction:
             if not await artifacts.extend_lease(transaction, self.lease, seconds=self.seconds):
                 raise LeaseLost(f"the lease of artifact {self.lease.key[:16]} was lost")
+            fail_point(FailPoint.LEASE_EXTENDED)
 
 
 class StageWorker:
@@ -136,6 +138,7 @@ class StageWorker:
                 )
             if lease is None:
                 return
+            fail_point(FailPoint.LEASE_TAKEN)
             self._backbone.relay.wake()
             with structlog.contextvars.bound_contextvars(
                 artifact=lease.key[:16], kernel=lease.request.kernel, attempt=lease.attempt
@@ -159,6 +162,7 @@ class StageWorker:
             working.cancel()
             losing.cancel()
             stopping.cancel()
+        fail_point(FailPoint.STAGE_PERFORMED)
         await self._record(lease, working, _time() - started)
 
     async def _record(self, lease: Lease, working: asyncio.Future[Built | Signed], seconds: float) -> None:
@@ -191,6 +195,7 @@ class StageWorker:
                 log.warning("result.not_recorded", error=str(error))
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
             else:
+                fail_point(FailPoint.RESULT_RECORDED)
                 return
 
     async def _abandon(self, lease: Lease, working: asyncio.Future[Built | Signed], *, is_lost: bool) -> None:
@@ -205,6 +210,7 @@ class StageWorker:
         with contextlib.suppress(StoreUnavailable):  # it runs out by itself
             async with self._backbone.store.begin() as transaction:
                 await artifacts.release_lease(transaction, lease)
+            fail_point(FailPoint.LEASE_RELEASED)
 
     async def _keep(self, holder: Holder) -> None:
         """Extend the lease while the work goes on; returns when it is lost."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from shared.bus.port import BusUnavailable, MessageBus
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.store.port import OutboxRow, Store, StoreUnavailable
 
@@ -55,10 +56,16 @@ class Relay:
         """Publish what waits. Returns how many rows went; what the bus does not take stays for the next look."""
         async with self._store.begin() as transaction:
             rows = await transaction.lock_outbox(limit=BATCH, subjects=self._subjects)
+            if not rows:
+                self.is_draining = True
+                return 0
+            fail_point(FailPoint.OUTBOX_LOCKED)
             refusals = await asyncio.gather(*(self._publish(row) for row in rows))
             # A stream that is gone holds back its own messages, not the others'.
             published = [row.id for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
             await transaction.delete_from_outbox(published)
+            fail_point(FailPoint.OUTBOX_DELETED)
+        fail_point(FailPoint.OUTBOX_COMMITTED)
         waiting = [refusal for refusal in refusals if refusal is not None]
         if waiting:
             log.warning("relay.failed", error=waiting[0], waiting=len(waiting))
@@ -69,6 +76,7 @@ class Relay:
         """None once the bus has the message, else why not."""
         try:
             await self._bus.publish(row.subject, row.payload, message_id=row.message_id)
+            fail_point(FailPoint.OUTBOX_PUBLISHED)
         except BusUnavailable as error:
             return str(error)
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from shared.domain.errors import HubError
+from shared.runtime.fail_point import FailPointSettings, arm_fail_point
 from shared.runtime.health import Check, make_server
 from shared.runtime.logging import configure_logging
 from shared.runtime.settings import ProcessSettings
@@ -40,6 +41,7 @@ def run(name: str, settings: ProcessSettings, body: Body) -> int:
     """
     configure_logging(service=name, style=settings.log_format, level=settings.log_level)
     try:
+        arm_fail_point(FailPointSettings())
         asyncio.run(_run(name, settings, body))
     except Exception as error:  # noqa: BLE001 - the last resort: say what is wrong, then end
         _report(error)

@@ -57,15 +57,15 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
         self._starts_seen = 0
 
-    def start(self) -> None:
-        """Start it; it is not waited for."""
+    def start(self, **settings: str) -> None:
+        """Start it, in this life with these variables of the environment, too; it is not waited for."""
         assert not self.is_running, f"{self.name} runs already"
         self._starts_seen = self._starts()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command(self.name),
                 cwd=ROOT,
-                env=self._environment,
+                env=self._environment | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -173,11 +173,11 @@ class Services:
     def __getitem__(self, name: str) -> Service:
         return self._all[name]
 
-    def another(self, name: str) -> Service:
+    def another(self, name: str, *, number: int = 2) -> Service:
         """One more of a kind, which the test starts and ends itself."""
         first = self._all[name]
         environment = service_environment(name, self._environment)
-        return Service(name, environment=environment, log=first.log.with_stem(f"{name}-2"))
+        return Service(name, environment=environment, log=first.log.with_stem(f"{name}-{number}"))
 
     def start(self) -> None:
         """Start those that do not run."""
