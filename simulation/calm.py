@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.domain.artifact import Artifact
 from shared.domain.work import MODULE_LABEL
 from shared.kube.client import MANIFEST_WORKS, MODULES
 from simulation.images import digest_of, is_signed
 from simulation.invariants import PERMISSIONS, images_of
-from simulation.store_rows import OUTBOX
-from simulation.user import User, WantedCluster, WantedModule
+from simulation.store_rows import ARTIFACTS, OUTBOX
+from simulation.user import Making, User, WantedCluster, WantedModule
 from simulation.world import World
 
 
@@ -54,12 +55,35 @@ def _work(
     if work["metadata"]["labels"].get(MODULE_LABEL) != module.name:
         problems.append(f"{place} lacks its label")
     for kernel, image in sorted(images.items()):
-        now = digest_of(world.registry, module.image(kernel))
-        if image.partition("@")[2] != now:
-            problems.append(f"{place} ships {image} for {kernel}, the tag stands for {now}")
+        newest = _newest(world, module, kernel)
+        if image.partition("@")[2] not in newest:
+            problems.append(f"{place} ships {image} for {kernel}, not one of {sorted(newest)}")
         if module.is_signed and not is_signed(world.registry, image):
             problems.append(f"{place} ships {image}, which is not signed")
     return problems
+
+
+def _newest(world: World, module: WantedModule, kernel: str) -> set[str]:
+    """Digests that a kernel may be served with: of images made from what the module says now.
+
+    Not what the tag stands for: a build that nobody needs any more may have moved it after the newest one.
+    """
+    if module.making is Making.PUSHED:
+        digest = digest_of(world.registry, module.image(kernel))
+        return {digest} if digest else set()
+    made: list[Artifact] = [
+        artifact
+        for artifact in world.store.table(ARTIFACTS).values()
+        if artifact.request.target == module.image(kernel)
+    ]
+    return {
+        artifact.digest
+        for artifact in made
+        if artifact.digest
+        and (artifact.request.sign is not None) == module.is_signed
+        and (artifact.request.build is None or ("N", str(module.argument)) in artifact.request.build.args)
+        and (artifact.request.build is None or "RUN false" not in artifact.request.build.dockerfile)
+    }
 
 
 def _modules(world: World, user: User) -> list[str]:

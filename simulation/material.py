@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 EXPONENT = 65537
-PRIME_BITS = 768
-"""Small on purpose: nothing is protected, and thousands of signatures are made."""
+PRIME_BITS = 1024
+"""The least that signing takes: nothing is protected, and thousands of signatures are made."""
 
 
 def _is_prime(number: int, chance: random.Random) -> bool:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
+import services.signer.stage
+import shared.bus.consuming
+import shared.relay.relay
+from services.signer.module_signature import load_private_key
 from simulation.calm import unmet
 from simulation.invariants import Oracle
 from simulation.loop import SimulationLoop
@@ -18,6 +25,12 @@ from simulation.world import SERVICES, Healers, World
 
 CONVERGES_WITHIN = 900.0
 """Virtual seconds of calm in which everything must come right: several times the longest pause between tries."""
+
+IDLE_SECONDS = 15.0
+"""Virtual seconds between looks of those who wait for nothing in particular."""
+
+SETTLES_WITHIN = 150.0
+"""Virtual seconds after which also what nobody needs any more was given up: two rounds of comparing everything."""
 
 SILENCE = 600.0
 """Virtual seconds in which then nothing may be written."""
@@ -74,7 +87,8 @@ def run_seed(seed: int, options: Options | None = None) -> Report:
 
     failures: list[str] = []
     try:
-        simulate(main, seed=seed)
+        with _unhurried():
+            simulate(main, seed=seed)
     except BaseExceptionGroup as group:
         failures += [
             f"failure: {one!r} {' '.join(getattr(one, '__notes__', []))}" for one in group.exceptions
@@ -93,6 +107,22 @@ def run_seed(seed: int, options: Options | None = None) -> Report:
         steps=run.world.loop.steps,
         wall_seconds=time.perf_counter() - started,
     )
+
+
+@contextlib.contextmanager
+def _unhurried() -> Iterator[None]:
+    """What services do every second while nothing happens is most of the work of a simulation: let it be rarer.
+
+    Nothing that is woken up waits for these. The key is the same for all, and reading it is slow.
+    """
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(patch.object(shared.relay.relay, "IDLE_SECONDS", IDLE_SECONDS))
+        patches.enter_context(patch.object(shared.bus.consuming, "FETCH_TIMEOUT_SECONDS", IDLE_SECONDS))
+        patches.enter_context(patch.object(services.signer.stage, "load_private_key", _load_private_key))
+        yield
+
+
+_load_private_key = functools.cache(load_private_key)
 
 
 class _Run:
@@ -148,7 +178,7 @@ class _Run:
         self.unmet = [f"not within {CONVERGES_WITHIN:.0f} s: {one}" for one in left]
 
     async def _keep_silent(self) -> None:
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(SETTLES_WITHIN)
         before = self._writes()
         await asyncio.sleep(SILENCE)
         for what, count in self._writes().items():

@@ -43,11 +43,11 @@ class StoreState:
     Attributes:
         clock: the loop's time in seconds.
         is_down: nobody can connect; open transactions are lost.
-        observe: told of each commit: whose it is, and each row's key, before and after.
+        observe: told of each commit: whose it is, when its transaction began, and each row that it changed.
     """
 
     clock: Callable[[], float]
-    observe: Callable[[str, list[Change]], None] = lambda _, __: None
+    observe: Callable[[str, dt.datetime, list[Change]], None] = lambda *_: None
     rows: dict[Key, Any] = field(default_factory=dict)
     is_down: bool = False
     last_id: int = 0
@@ -64,7 +64,7 @@ class StoreState:
         self.last_id += 1
         return self.last_id
 
-    def apply(self, name: str, writes: Mapping[Key, Any]) -> None:
+    def apply(self, name: str, began: dt.datetime, writes: Mapping[Key, Any]) -> None:
         """Commit somebody's writes."""
         changes = [(key, self.rows.get(key), row) for key, row in writes.items()]
         for key, _, row in changes:
@@ -74,11 +74,11 @@ class StoreState:
                 self.rows[key] = row
         if changes:
             self.commits += 1
-            self.observe(name, changes)
+            self.observe(name, began, changes)
 
     def crash(self) -> None:
         """Kill the server and start it: what was committed stays, every open transaction is lost."""
-        for transaction in set(self.holders.values()):
+        for transaction in list(dict.fromkeys(self.holders.values())):
             transaction.abort()
 
     def table(self, table: str) -> dict[object, Any]:
@@ -145,7 +145,7 @@ class SimulatedTransaction(Rows):
         try:
             async with self._line.crossing("store.commit"):
                 self.check()
-                self._state.apply(self._line.name, self._writes)
+                self._state.apply(self._line.name, self._began, self._writes)
                 self._state.release(self)
         except LineBroken as error:
             raise StoreUnavailable(str(error)) from error

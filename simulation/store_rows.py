@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from shared.domain.artifact import Artifact, ArtifactKey, Stage
-from shared.domain.lease import ENDED
+from shared.domain.lease import DROPPED, ENDED
 from shared.domain.work import ObservedWork, StoredWork
 from shared.store.port import Announcement, DeadLetter, Facts, Locked, OutboxRow, Row
 
@@ -130,6 +130,34 @@ class Rows(ABC):
             return replacing
 
         return await self._run("put_module_kernels", run, hold=_keys(MODULE_KERNELS, sorted(wanted)))
+
+    async def keep_module_kernels(
+        self, places: Collection[tuple[str, str]], *, unread: Collection[str]
+    ) -> None:
+        """Forget other places, but for those of the modules `unread`."""
+
+        def run() -> None:
+            for place in self._all(MODULE_KERNELS):
+                if place not in places and place[0] not in unread:
+                    self._put(MODULE_KERNELS, place, None)
+
+        await self._run("keep_module_kernels", run)
+
+    async def lock_unneeded_artifacts(self, *, limit: int) -> Locked:
+        """Some that no module wants, and that are tried again or shown."""
+
+        def run() -> Locked:
+            needed = set(self._all(MODULE_KERNELS).values())
+            unneeded = [
+                artifact
+                for key, artifact in self._all(ARTIFACTS).items()
+                if artifact.state in DROPPED and key not in needed and self._is_free((ARTIFACTS, key))
+            ][:limit]
+            for artifact in unneeded:
+                self._take((ARTIFACTS, artifact.key))
+            return Locked(now=self._began, artifacts={artifact.key: artifact for artifact in unneeded})
+
+        return await self._run("lock_unneeded_artifacts", run)
 
     async def read_artifact_keys(self, module: str) -> set[str]:
         """Keys that a module wants."""

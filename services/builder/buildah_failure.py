@@ -52,8 +52,6 @@ class BuildFailed(PermanentError):
 
     Attributes:
         log_tail: the end of the build's log.
-        reason: `BuildFailed`; for registries `ImageMissing`, `RegistryDenied`, `RegistryUntrusted` or
-            `RegistryUnknown`.
     """
 
     reason = "BuildFailed"
@@ -86,6 +84,19 @@ class RegistryUnavailable(TransientError):
 
     def __init__(self, message: str, *, log_tail: str = "") -> None:
         super().__init__(message)
+        self.log_tail = log_tail
+
+
+class RegistryRefused(TransientError):
+    """A registry was reached, or named, in vain. What a person puts right there is found by the next try.
+
+    Attributes:
+        log_tail: the end of the build's log.
+        reason: `ImageMissing`, `RegistryDenied`, `RegistryUntrusted` or `RegistryUnknown`.
+    """
+
+    def __init__(self, message: str, *, reason: str, log_tail: str = "") -> None:
+        super().__init__(message, reason=reason)
         self.log_tail = log_tail
 
 
@@ -126,7 +137,7 @@ def explain(*, step: Step, exit_code: int, log_tail: str, instruction: str, dest
     if not in_run and words:
         for reason, patterns, advice in _REGISTRY_ANSWERS:
             if _holds(words, patterns):
-                return BuildFailed(f"{where}: {advice} ({words})", reason=reason, log_tail=log_tail)
+                return RegistryRefused(f"{where}: {advice} ({words})", reason=reason, log_tail=log_tail)
     what = f"the Dockerfile failed at {where}" if instruction else "the Dockerfile is not valid"
     if step is Step.PUSH:
         what = f"{where} failed"

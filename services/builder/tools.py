@@ -21,7 +21,8 @@ class BuildTools(Protocol):
             on_line: receives each line of the log, cleaned and without secret values.
 
         Raises:
-            BuildFailed: the Dockerfile or an image reference is at fault, or a registry denied access.
+            BuildFailed: the Dockerfile is at fault.
+            RegistryRefused: a registry does not have an image, or denies access.
             BuildTimedOut: the time limit was reached.
             RegistryUnavailable: a registry or the network failed (`services.builder.buildah_failure`).
             BuildInterrupted: something outside ended the build.

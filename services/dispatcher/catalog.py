@@ -14,7 +14,14 @@ from shared.domain.artifact import Artifact, ArtifactKey, ArtifactState
 from shared.domain.errors import PermanentError
 from shared.domain.kernel import KernelVersion
 from shared.domain.mapping import MappingIndex
-from shared.domain.module import KernelMapping, ModuleLoader, ModuleSpec, parse_module
+from shared.domain.module import (
+    RESERVED_NAME,
+    InvalidModule,
+    KernelMapping,
+    ModuleLoader,
+    ModuleSpec,
+    parse_module,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +66,7 @@ class Catalog:
         identity = (stored.uid, stored.generation)
         known = self._read.get(stored.name)
         if known is None or known[0] != identity:
-            known = (identity, *_parse(stored.spec))
+            known = (identity, *_parse(stored.name, stored.spec))
             self._read[stored.name] = known
         _, spec, index, error = known
         return ReadModule(
@@ -76,8 +83,13 @@ class Catalog:
 
 
 def _parse(
-    spec: Mapping[str, object],
+    name: str, spec: Mapping[str, object]
 ) -> tuple[ModuleSpec | None, MappingIndex | None, PermanentError | None]:
+    if name == RESERVED_NAME:  # from before admission refused it
+        problem = (
+            f"metadata.name: {name} is the name of the hub's own works; make the module under another name"
+        )
+        return None, None, InvalidModule(problem)
     try:
         parsed = parse_module(spec)
     except PermanentError as error:
@@ -110,7 +122,8 @@ def outcome_of(need: Wanted | Unmet, artifacts: Mapping[ArtifactKey, Artifact]) 
             image=pin(need.resolution.image, artifact.digest),
             tag=need.resolution.image,
         )
-    state = artifact.state if artifact is not None else ArtifactState.WANTED
+    is_known = artifact is not None and artifact.state is not ArtifactState.UNWANTED
+    state = artifact.state if artifact is not None and is_known else ArtifactState.WANTED
     if artifact is not None and artifact.reason is not None:
         again = "" if state is ArtifactState.FAILED else " (it is tried again)"
         return Pending(

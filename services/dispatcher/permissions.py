@@ -12,10 +12,11 @@ from typing import Any
 
 from services.dispatcher.decide import Cluster, Create, Decision, Delete, Leave, Module, Patch, Why
 from shared.domain.canonical import content_hash
+from shared.domain.module import RESERVED_NAME
 from shared.domain.selection import is_selected
 from shared.domain.work import HASH_ANNOTATION, ObservedWork
 
-PERMISSIONS_WORK = "kmm-hub-permissions"
+PERMISSIONS_WORK = RESERVED_NAME
 """The work's name in each cluster's namespace."""
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "kmm-hub"}

@@ -10,6 +10,7 @@ from services.dispatcher.catalog import ReadModule, outcome_of
 from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide, decide_stray
 from services.dispatcher.demand import Configuration, Unmet, Wanted
 from services.dispatcher.scope import Pair, Scope
+from shared.domain.artifact import ArtifactState
 from shared.domain.kernel import KernelVersion
 from shared.domain.selection import is_selected
 from shared.domain.work import StoredWork
@@ -29,6 +30,7 @@ class Picture:
         pairs: (module, cluster) to decide about.
         needs: what each module needs for each kernel of its clusters in the picture.
         outcomes: where each of those stands.
+        dropped: keys of artifacts that are needed, but were given up while nobody needed them.
     """
 
     modules: Mapping[str, ReadModule]
@@ -37,6 +39,7 @@ class Picture:
     pairs: frozenset[Pair]
     needs: Mapping[tuple[str, KernelVersion], Wanted | Unmet]
     outcomes: Mapping[tuple[str, KernelVersion], KernelOutcome]
+    dropped: frozenset[str] = frozenset()
 
     def decide(self, pair: Pair) -> Decision:
         """The decision about one work.
@@ -97,6 +100,7 @@ async def take_picture(
         pairs=frozenset(pairs),
         needs=needs,
         outcomes={key: outcome_of(need, known) for key, need in needs.items()},
+        dropped=frozenset(key for key, one in known.items() if one.state is ArtifactState.UNWANTED),
     )
 
 

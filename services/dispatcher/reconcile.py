@@ -18,7 +18,7 @@ from services.dispatcher.scope import Pair, Scope, scope_of
 from services.dispatcher.status import module_status
 from services.dispatcher.stored import StoredModule
 from services.dispatcher.survey import survey_module
-from services.dispatcher.want import want_artifacts
+from services.dispatcher.want import forget_unneeded, want_artifacts
 from shared.domain.errors import HubError, TransientError
 from shared.events.messages import Changed, Kind
 from shared.kube.errors import Forbidden, NotFound, Refused
@@ -81,6 +81,8 @@ class Reconciler:
             permissions = await self._decide_permissions(transaction, picture, names)
         fail_point(FailPoint.PICTURE_TAKEN)
         picture, has_announced = await want_artifacts(self._store, picture)
+        if scope.everything:
+            await forget_unneeded(self._store, picture)
         # Rights first: a Module that comes before them is refused on the spoke.
         failed = await self._apply_all(permissions) | await self._apply(picture)
         again = set(announce_again(failed))

@@ -38,13 +38,26 @@ async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]
             {place: need.request.key for place, need in wanted.items()}
         )
         new = await artifacts.want(transaction, [need.request for need in wanted.values()])
-        again = await artifacts.check_again(transaction, others - set(new))
+        again = await artifacts.check_again(transaction, (others | picture.dropped) - set(new))
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])
         fail_point(FailPoint.ARTIFACTS_WANTED)
     for key in again:
         log.info("artifact.wanted_again", artifact=key[:16])
     return _without(picture, again), bool(new or again)
+
+
+async def forget_unneeded(store: Store, picture: Picture) -> None:
+    """Give up artifacts that nobody needs any more. The picture must be one of everything."""
+    places = {
+        (module, str(kernel)) for (module, kernel), need in picture.needs.items() if isinstance(need, Wanted)
+    }
+    unread = {name for name, read in picture.modules.items() if read.module.spec is None}
+    async with store.begin() as transaction:
+        await transaction.keep_module_kernels(places, unread=unread)
+        dropped = await artifacts.drop_unneeded(transaction)
+    for key in dropped:
+        log.info("artifact.dropped", artifact=key[:16])
 
 
 def _without(picture: Picture, keys: Collection[str]) -> Picture:

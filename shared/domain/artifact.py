@@ -28,7 +28,7 @@ SOURCE_LABEL = "hub.kmm.sigs.x-k8s.io/source-digest"
 
 
 class ArtifactState(StrEnum):
-    """Where an artifact stands. `building` and `signing` are held under a lease."""
+    """Where an artifact stands. `building` and `signing` are held under a lease; `unwanted`: nobody needs it now."""
 
     WANTED = "wanted"
     BUILDING = "building"
@@ -36,6 +36,7 @@ class ArtifactState(StrEnum):
     SIGNING = "signing"
     READY = "ready"
     FAILED = "failed"
+    UNWANTED = "unwanted"
 
 
 class Stage(StrEnum):

@@ -18,8 +18,11 @@ from shared.domain.artifact import Artifact, ArtifactKey, ArtifactRequest, Artif
 ANNOUNCE_AGAIN_SECONDS = 30
 """An artifact that nobody took is announced again after this time, doubled with each announcement up to 16 times."""
 
-ENDED = frozenset({ArtifactState.READY, ArtifactState.FAILED})
+ENDED = frozenset({ArtifactState.READY, ArtifactState.FAILED, ArtifactState.UNWANTED})
 """States that are left only because somebody asks for it."""
+
+DROPPED = frozenset({ArtifactState.WANTED, ArtifactState.BUILT, ArtifactState.FAILED})
+"""States that an artifact leaves once nobody needs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +202,16 @@ def check_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
         return None
     anew = replace(new(artifact.request, now=now), fence=artifact.fence, announced=artifact.announced)
     return _announced(anew, now)
+
+
+def drop(artifact: Artifact) -> Artifact | None:
+    """Stop trying for an artifact that nobody needs; what is being made is finished, and what is ready stays.
+
+    The row stays, too: its fencing number must never begin anew.
+    """
+    if artifact.state not in DROPPED:
+        return None
+    return replace(artifact, state=ArtifactState.UNWANTED, attempts=0, reason=None, message=None)
 
 
 def announce_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:

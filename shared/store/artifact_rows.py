@@ -18,7 +18,7 @@ from shared.domain.artifact import (
     request_to_json,
 )
 from shared.domain.canonical import without_nul
-from shared.domain.lease import ENDED
+from shared.domain.lease import DROPPED, ENDED
 from shared.store.database import Connection, chunks, text_array
 from shared.store.port import Locked
 from shared.store.tables import FIXED_ARTIFACT_COLUMNS, artifacts, clusters, module_kernels
@@ -118,6 +118,28 @@ class ArtifactStatements:
             )
             replacing |= {key for key, was_there in moved if was_there}
         return replacing
+
+    async def keep_module_kernels(
+        self, places: Collection[tuple[str, str]], *, unread: Collection[str]
+    ) -> None:
+        """Forget other places, but for those of the modules `unread`."""
+        pairs = sa.func.unnest(
+            text_array(module for module, _ in places), text_array(name for _, name in places)
+        )
+        kept = pairs.table_valued("module", "kernel").render_derived(name="kept")
+        is_kept = sa.exists().where(
+            kept.c.module == module_kernels.c.module, kept.c.kernel == module_kernels.c.kernel
+        )
+        is_unread = module_kernels.c.module == sa.any_(text_array(unread))
+        await self._connection.execute(sa.delete(module_kernels).where(~is_kept, ~is_unread))
+
+    async def lock_unneeded_artifacts(self, *, limit: int) -> Locked:
+        """Some that no module wants, and that are tried again or shown."""
+        query = sa.select(*_COLUMNS, sa.func.now().label("now")).where(
+            artifacts.c.state.in_(DROPPED),
+            ~sa.exists().where(module_kernels.c.artifact_key == artifacts.c.key),
+        )
+        return await self._locked(query.limit(limit).with_for_update(skip_locked=True))
 
     async def read_artifact_keys(self, module: str) -> set[str]:
         """Keys that a module wants."""

@@ -88,6 +88,12 @@ async def check_again(transaction: Transaction, keys: Collection[str]) -> list[A
     )
 
 
+async def drop_unneeded(transaction: Transaction, *, limit: int = 500) -> list[ArtifactKey]:
+    """Stop trying for artifacts that no module wants. Returns those that were dropped."""
+    locked = await transaction.lock_unneeded_artifacts(limit=limit)
+    return await _steps(transaction, locked, lambda one, _: rules.drop(one))
+
+
 async def announce_overdue(transaction: Transaction, *, limit: int = 500) -> int:
     """Announce artifacts that should have moved by now: the message was lost, or its worker died.
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import asyncpg
 import sqlalchemy as sa
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, event
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import AdaptedConnection, make_url
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.domain.errors import PermanentError
+from shared.runtime.keepalive import IDLE_SECONDS, PROBE_SECONDS, PROBES, UNACKNOWLEDGED_SECONDS, keep_alive
 from shared.store.port import StoreUnavailable
 
 Connection: TypeAlias = AsyncConnection
@@ -23,7 +26,11 @@ Values: TypeAlias = Sequence[Mapping[str, Any]]
 
 T = TypeVar("T")
 
-STATEMENT_TIMEOUT_SECONDS = 30
+CONNECT_SECONDS = 5
+PING_SECONDS = 3.0
+"""A server that does not answer an empty statement within this time is frozen, or the line to it is dead."""
+STATEMENT_TIMEOUT_SECONDS = 15
+"""Longer than any statement of ours waits for a row that a frozen process holds, see below."""
 IDLE_IN_TRANSACTION_SECONDS = 10
 """A process that is frozen inside of a transaction holds its row locks no longer than this. More than a relay needs
 to publish what it has locked."""
@@ -56,21 +63,51 @@ def connect(database_url: str, *, application: str, pool_size: int = 5) -> Async
     Raises:
         DatabaseAddressInvalid: the address cannot be read.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         async_url(database_url),
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
         connect_args={
-            "timeout": 10,
+            "timeout": CONNECT_SECONDS,
             "command_timeout": STATEMENT_TIMEOUT_SECONDS,
+            "connection_class": _WatchedConnection,
             "server_settings": {
                 "application_name": application,
                 "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+                # The server, too, forgets clients whose host is gone, and with them their locks and their seats.
+                "tcp_keepalives_idle": str(IDLE_SECONDS),
+                "tcp_keepalives_interval": str(PROBE_SECONDS),
+                "tcp_keepalives_count": str(PROBES),
+                "tcp_user_timeout": f"{UNACKNOWLEDGED_SECONDS}s",
             },
         },
     )
+    # Not the pool's own pre-ping, which waits for as long as a statement may take, and takes three round trips.
+    event.listen(engine.sync_engine, "checkout", _check_answers)
+    return engine
+
+
+class _WatchedConnection(asyncpg.Connection):
+    """A connection whose socket notices that the server's host is gone."""
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        connection = transport.get_extra_info("socket")
+        assert connection is not None
+        keep_alive(connection)
+
+
+def _check_answers(connection: AdaptedConnection, *_: object) -> None:
+    """Before a connection is used: does the server answer on it? If not, the pool replaces it and all its others."""
+
+    async def ping(driver: asyncpg.Connection) -> None:
+        await driver.fetchrow(";", timeout=PING_SECONDS)
+
+    try:
+        connection.run_async(ping)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise InvalidatePoolError(f"the server does not answer: {error!r}") from error
 
 
 def text_array(values: Iterable[str]) -> sa.ColumnElement[Sequence[str]]:

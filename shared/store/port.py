@@ -118,6 +118,14 @@ class ArtifactRows(Protocol):
     async def put_module_kernels(self, wanted: Mapping[tuple[str, str], str]) -> set[str]:
         """Store which artifact key each (module, kernel) wants. Returns keys that replaced another one."""
 
+    async def keep_module_kernels(
+        self, places: Collection[tuple[str, str]], *, unread: Collection[str]
+    ) -> None:
+        """Forget what is wanted for other (module, kernel) places, but for those of the modules `unread`."""
+
+    async def lock_unneeded_artifacts(self, *, limit: int) -> Locked:
+        """Some that no module wants and that somebody would try again, or show; those held by others are left out."""
+
     async def read_artifact_keys(self, module: str) -> set[str]:
         """Keys that a module wants."""
 

@@ -106,6 +106,10 @@ ROLES: Mapping[str, Rights] = {
 """By name of the service; `operator` is for people."""
 
 
+# Those of an extension in the same schema are not ours to take rights on.
+_ALL_TABLES = ", ".join(f"public.{name}" for name in (*tables.metadata.tables, "alembic_version"))
+
+
 class InvalidPassword(PermanentError):
     """A password that a role cannot have."""
 
@@ -121,7 +125,7 @@ def grant_statements(service: str, database: str) -> list[str]:
     """Statements that give a role its rights, and no others, in the database that they are executed in."""
     role = role_name(service)
     statements = [
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role}",
+        f"REVOKE ALL ON {_ALL_TABLES} FROM {role}",
         f"REVOKE ALL ON SCHEMA public FROM {role}",
         f"GRANT USAGE ON SCHEMA public TO {role}",
         f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {role}",
@@ -197,7 +201,7 @@ async def _grant(database_url: str) -> list[str]:
             # What everybody may do by default: connect, make temporary tables, before 15 also tables.
             await connection.execute(f"REVOKE ALL ON DATABASE {_quoted(database)} FROM PUBLIC")
             await connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-            await connection.execute("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC")
+            await connection.execute(f"REVOKE ALL ON {_ALL_TABLES} FROM PUBLIC")
             for service in ROLES:
                 if role_name(service) in present:
                     for statement in grant_statements(service, database):

@@ -145,11 +145,14 @@ artifacts = sa.Table(
     _timestamp("created_at"),
     _timestamp("changed_at"),
     sa.CheckConstraint(
-        "state IN ('wanted', 'building', 'built', 'signing', 'ready', 'failed')", name="state_is_known"
+        "state IN ('wanted', 'building', 'built', 'signing', 'ready', 'failed', 'unwanted')",
+        name="state_is_known",
     ),
     sa.CheckConstraint("state <> 'ready' OR digest IS NOT NULL", name="ready_has_digest"),
     sa.Index(
-        "ix_artifacts_due", "announce_after", postgresql_where=sa.text("state NOT IN ('ready', 'failed')")
+        "ix_artifacts_due",
+        "announce_after",
+        postgresql_where=sa.text("state NOT IN ('ready', 'failed', 'unwanted')"),
     ),
 )
 

@@ -17,13 +17,12 @@ from simulation.store import SimulatedStore, StoreState
 
 
 @pytest.fixture(params=["postgres", "simulated"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Store]:
     """An empty store."""
     if request.param == "simulated":
         state = StoreState(clock=asyncio.get_running_loop().time)
         yield SimulatedStore(state, Line("test", Weather(delay=0.001), random.Random(1)))
         return
-    database_url = request.getfixturevalue("database_url")
     await asyncio.to_thread(upgrade, database_url)
     opened = connect(database_url, application="test", pool_size=20)
     yield PostgresStore(opened)

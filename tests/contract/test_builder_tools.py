@@ -17,7 +17,7 @@ from own_registry import run_registry
 
 from services.builder.build_request import BuildRequest
 from services.builder.buildah import Buildah
-from services.builder.buildah_failure import BuildFailed, BuildTimedOut, RegistryUnavailable
+from services.builder.buildah_failure import BuildFailed, BuildTimedOut, RegistryRefused, RegistryUnavailable
 from services.builder.tools import BuildTools
 from shared.domain.image import ImageReference
 from shared.registry.access import Credentials
@@ -170,7 +170,7 @@ async def test_a_failing_instruction_is_named_and_nothing_is_pushed(bench: Bench
 
 
 async def test_a_missing_base_image_is_the_users_to_mend(bench: Bench) -> None:
-    with pytest.raises(BuildFailed, match="nothing:1") as caught:
+    with pytest.raises(RegistryRefused, match="nothing:1") as caught:
         await bench.tools.build(bench.request(dockerfile=f"FROM {bench.registry}/nothing:1\nRUN true\n"))
     assert caught.value.reason == "ImageMissing"
 
@@ -196,7 +196,7 @@ async def test_a_registry_that_is_away_may_come_back(bench: Bench) -> None:
 
 async def test_credentials_are_used_and_their_absence_is_named(bench: Bench) -> None:
     destination = f"{bench.closed}/mod:1"
-    with pytest.raises(BuildFailed) as caught:
+    with pytest.raises(RegistryRefused) as caught:
         await bench.closed_tools.build(bench.request(dockerfile=NOTHING_TO_RUN, destination=destination))
     assert caught.value.reason == "RegistryDenied"
     login = base64.b64encode(f"{USER.username}:{USER.password}".encode()).decode()
@@ -205,7 +205,7 @@ async def test_credentials_are_used_and_their_absence_is_named(bench: Bench) -> 
         bench.request(dockerfile=NOTHING_TO_RUN, destination=destination, auth_file=auth_file)
     )
     assert built.digest.startswith("sha256:")
-    with pytest.raises(BuildFailed) as caught:
+    with pytest.raises(RegistryRefused) as caught:
         await bench.closed_tools.build(
             bench.request(dockerfile=f"FROM {destination}\nRUN true\n", destination=destination)
         )

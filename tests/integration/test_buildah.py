@@ -18,7 +18,7 @@ from own_registry import run_registry
 from demo import base_image
 from demo.image_layout import ImageLayout
 from services.builder.buildah import Buildah, BuildRequest
-from services.builder.buildah_failure import BuildFailed, BuildTimedOut, RegistryUnavailable
+from services.builder.buildah_failure import BuildFailed, BuildTimedOut, RegistryRefused, RegistryUnavailable
 
 pytest_plugins = ["kernel_lab_fixtures"]
 pytestmark = pytest.mark.integration
@@ -272,7 +272,7 @@ async def test_a_base_image_comes_from_a_registry_only(
 
 
 async def test_a_missing_base_image_is_the_users_to_mend(lab: Lab, builder: Buildah) -> None:
-    with pytest.raises(BuildFailed, match="nothing:1") as caught:
+    with pytest.raises(RegistryRefused, match="nothing:1") as caught:
         await builder.build(request(lab, dockerfile=f"FROM {lab.registry}/nothing:1\n"))
     assert caught.value.reason == "ImageMissing"
 
@@ -291,7 +291,7 @@ async def test_credentials_are_used_and_their_absence_is_named(
     auth = {"htpasswd": {"realm": "test", "path": str(tmp_path / "passwords")}}
     with run_registry(tmp_path, auth=auth) as private:
         destination = f"{private.address}/mod:1"
-        with pytest.raises(BuildFailed) as caught:
+        with pytest.raises(RegistryRefused) as caught:
             await builder.build(request(lab, "RUN true", destination=destination))
         assert caught.value.reason == "RegistryDenied"
         login = base64.b64encode(f"builder:{PASSWORD}".encode()).decode()
@@ -302,7 +302,7 @@ async def test_credentials_are_used_and_their_absence_is_named(
             request(lab, dockerfile=f"FROM {destination}\nRUN true\n", auth_file=auth_file)
         )
         assert again.digest.startswith("sha256:")
-        with pytest.raises(BuildFailed) as caught:
+        with pytest.raises(RegistryRefused) as caught:
             await builder.build(request(lab, dockerfile=f"FROM {destination}\nRUN true\n"))
         assert caught.value.reason == "RegistryDenied"
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from services.builder.buildah_failure import BuildFailed, BuildInterrupted, RegistryUnavailable, Step, explain
+from services.builder.buildah_failure import (
+    BuildFailed,
+    BuildInterrupted,
+    RegistryRefused,
+    RegistryUnavailable,
+    Step,
+    explain,
+)
 from shared.domain.errors import HubError, PermanentError
 
 PULL = "Error: creating build container: initializing source docker://r.example:5000/x:1: "
@@ -56,9 +63,9 @@ def test_trouble_that_passes_may_be_retried(words: str) -> None:
         ("dial tcp: lookup nohost.invalid on 192.0.2.53:53: no such host", "RegistryUnknown"),
     ],
 )
-def test_a_registrys_refusal_is_permanent_and_named(words: str, reason: str) -> None:
+def test_a_registrys_refusal_is_named_and_tried_again(words: str, reason: str) -> None:
     error = explained(PULL + words)
-    assert isinstance(error, BuildFailed)
+    assert isinstance(error, RegistryRefused)
     assert error.reason == reason
 
 

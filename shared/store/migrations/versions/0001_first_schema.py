@@ -53,7 +53,7 @@ def upgrade() -> None:
             "state <> 'ready' OR digest IS NOT NULL", name=op.f("ck_artifacts_ready_has_digest")
         ),
         sa.CheckConstraint(
-            "state IN ('wanted', 'building', 'built', 'signing', 'ready', 'failed')",
+            "state IN ('wanted', 'building', 'built', 'signing', 'ready', 'failed', 'unwanted')",
             name=op.f("ck_artifacts_state_is_known"),
         ),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_artifacts")),
@@ -63,7 +63,7 @@ def upgrade() -> None:
         "artifacts",
         ["announce_after"],
         unique=False,
-        postgresql_where=sa.text("state NOT IN ('ready', 'failed')"),
+        postgresql_where=sa.text("state NOT IN ('ready', 'failed', 'unwanted')"),
     )
     op.create_table(
         "clusters",
@@ -224,6 +224,6 @@ def downgrade() -> None:
     op.drop_index(
         "ix_artifacts_due",
         table_name="artifacts",
-        postgresql_where=sa.text("state NOT IN ('ready', 'failed')"),
+        postgresql_where=sa.text("state NOT IN ('ready', 'failed', 'unwanted')"),
     )
     op.drop_table("artifacts")
