@@ -207,4 +207,5 @@ def _gaps(
         yield f"its claim {CLAIM_NAME} names no kernel: no work"
     for kernel, outcome in outcomes.items():
         if isinstance(outcome, Pending):
-            yield f"kernel {kernel} is left out: {outcome.message}"
+            why = outcome.message.removeprefix(f"kernel {kernel}: ")
+            yield f"kernel {kernel} is left out: {why}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -51,12 +51,14 @@ def validate(
     try:
         documents = read_documents([file])
         modules = modules_in(documents, file)
-        before = {} if old is None else _old_modules(old, modules, file)
+        before = None if old is None else _old_modules(old, file)
     except UnusableInput as error:
         note([f"kmmhub validate: {error}"])
         raise typer.Exit(UNUSABLE) from error
     note(skipped(documents, modules))
-    verdicts = [judge(module, before.get(module.name)) for module in modules]
+    verdicts = [judge(module, (before or {}).get(module.name)) for module in modules]
+    if before is not None and not before.keys() & {module.name for module in modules}:
+        verdicts = [_renamed(verdict, before) for verdict in verdicts]
     note(f"{one.module}: warning: {_line(warning)}" for one in verdicts for warning in one.warnings)
     if output is Format.TEXT:
         for verdict in verdicts:
@@ -67,15 +69,10 @@ def validate(
         raise typer.Exit(NOT_ALLOWED)
 
 
-def _old_modules(old: str, modules: Sequence[Document], file: str) -> Mapping[str, Document]:
+def _old_modules(old: str, file: str) -> Mapping[str, Document]:
     if old == file == STANDARD_INPUT:
         raise UnusableInput("-f and --old are both standard input (-), which can be read once; name a file")
-    before = {module.name: module for module in modules_in(read_documents([old]), old)}
-    if not before.keys() & {module.name for module in modules}:
-        raise UnusableInput(
-            f"{old}: has no module of a name in {file}; the name of a module cannot be changed"
-        )
-    return before
+    return {module.name: module for module in modules_in(read_documents([old]), old)}
 
 
 def judge(new: Document, old: Document | None) -> Verdict:
@@ -101,6 +98,18 @@ def judge(new: Document, old: Document | None) -> Verdict:
         one for one in warnings if (one.path, one.reason) not in {(e.path, e.reason) for e in errors}
     )
     return Verdict(module=new.name or new.where, errors=errors, warnings=warnings)
+
+
+def _renamed(verdict: Verdict, before: Iterable[str]) -> Verdict:
+    """The verdict on a module where none of the old ones has its name: whoever compares files means a change."""
+    was = ", ".join(sorted(before))
+    renamed = Violation(
+        "metadata.name",
+        "FieldValueInvalid",
+        f"the two files name different modules: --old has {was[:200]}; a name cannot be changed: keep it, or delete "
+        "that module and create this one",
+    )
+    return replace(verdict, errors=(renamed, *verdict.errors))
 
 
 def to_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:

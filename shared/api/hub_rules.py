@@ -12,6 +12,7 @@ Bounds are there because CEL's cost must be known in advance; they are wider tha
 from dataclasses import replace
 
 from shared.api.rules import Refinement, Rule
+from shared.domain.module import RESERVED_NAME
 from shared.domain.pattern import MAX_PATTERN_CHARACTERS
 
 LEFT_TO_THE_WEBHOOK = (
@@ -49,6 +50,14 @@ _ROOT = (
                 message=f"name and spokeNamespace may have {MAX_NAMES} characters together, because the spoke makes "
                 "a label of both; shorten one of them",
                 at=".spec.spokeNamespace",
+                optional_old=True,
+            ),
+            Rule(
+                # A name never changes: a stored object keeps it, and must be able to lose its finalizers.
+                holds=f"oldSelf.hasValue() || self.metadata.name != '{RESERVED_NAME}'",
+                message=f"name: {RESERVED_NAME} is the name of the hub's own ManifestWorks; give the module another "
+                "name",
+                at=".metadata",
                 optional_old=True,
             ),
         ),
@@ -156,6 +165,10 @@ _MAPPINGS = f"{_LOADER}.kernelMappings"
 
 # dirName and a slash; joining the two for every file would be the dearest part of all.
 _BELOW_DIR_NAME = "file.startsWith(self.modprobe.dirName) && file.charAt(size(self.modprobe.dirName)) == '/'"
+_NO_SLASH_AT_END = (
+    "self.modprobe.dirName.endsWith('/') "
+    "? 'sign.filesToSign: write modprobe.dirName without a slash at its end, such as /opt, and paths below it'"
+)
 _IMAGE = Rule(
     holds="self.matches('^$|@|:[^/]*([$][{]|$)')",
     message="name a tag or a digest, such as registry.example:5000/team/module:1.0 or …/module@sha256:…; the colon "
@@ -243,13 +256,15 @@ _CONTAINER = (
                 holds="!has(self.sign) || !has(self.sign.filesToSign) "
                 f"|| self.sign.filesToSign.all(file, {_BELOW_DIR_NAME})",
                 message="sign.filesToSign: every path starts with modprobe.dirName and a slash",
-                explains="'sign.filesToSign: every path starts with ' + self.modprobe.dirName + '/'",
+                explains=f"{_NO_SLASH_AT_END} : 'sign.filesToSign: every path starts with ' "
+                "+ self.modprobe.dirName + '/'",
             ),
             Rule(
                 holds="self.kernelMappings.all(one, !has(one.sign) || !has(one.sign.filesToSign) "
                 f"|| one.sign.filesToSign.all(file, {_BELOW_DIR_NAME}))",
                 message="sign.filesToSign of a mapping: every path starts with modprobe.dirName and a slash",
-                explains="'sign.filesToSign of a mapping: every path starts with ' + self.modprobe.dirName + '/'",
+                explains=f"{_NO_SLASH_AT_END} : 'sign.filesToSign of a mapping: every path starts with ' "
+                "+ self.modprobe.dirName + '/'",
             ),
             Rule(
                 holds=f"{_is_set('version')} == {_is_set('version', 'oldSelf')}",

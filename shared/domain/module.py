@@ -14,6 +14,9 @@ from shared.domain.canonical import MAX_DEPTH, is_deeper_than
 from shared.domain.errors import PermanentError
 
 DEFAULT_DIR_NAME = "/opt"
+RESERVED_NAME = "kmm-hub-permissions"
+"""A name that no module may have: in each cluster's namespace it is that of the hub's own ManifestWork."""
+
 CONTAINER_PATH = "spec.moduleSpec.moduleLoader.container"
 _PRESSURES = ("disk", "memory", "pid")
 

@@ -158,6 +158,12 @@ REFUSED = (
         "spec.spokeNamespace",
         "may have 41 characters together",
     ),
+    Refusal(
+        "the name of our own works",
+        named("kmm-hub-permissions", "kmm"),
+        "metadata",
+        "the hub's own ManifestWorks",
+    ),
     *(
         Refusal(f"namespace {bad!r}", named("m", bad), "spec.spokeNamespace", "name of a namespace")
         for bad in ("", "Upper", "a_b", "a.b", "-a", "a-", "ä", "a\n")
@@ -339,7 +345,8 @@ REFUSED = (
             ("/opt", "/opt", "starts with /opt/"),
             ("/optional/a.ko", "/opt", "starts with /opt/"),
             ("opt/a.ko", "/opt", "starts with /opt/"),
-            ("/opt/a.ko", "/opt/", "starts with /opt//"),
+            ("/opt/a.ko", "/opt/", "without a slash at its end"),
+            ("/a.ko", "/", "without a slash at its end"),
         )
     ),
 )

@@ -143,11 +143,13 @@ def _loading_order(modprobe: Object, name: str, order: tuple[str, ...]) -> Itera
             INVALID,
             f"starts with {order[0][:80]!r}; write moduleName, {name[:80]!r}, as its first entry",
         )
+    seen: set[str] = set()
     for index, entry in enumerate(order):
-        if entry in order[:index]:
+        if entry in seen:
             yield modprobe.refuse(
                 f"{field}[{index}]", DUPLICATE, f"{entry[:80]!r} is there twice; name each module once"
             )
+        seen.add(entry)
 
 
 def _signing(container: Object) -> Iterator[Violation]:
@@ -161,12 +163,16 @@ def _signing(container: Object) -> Iterator[Violation]:
             yield sign.refuse(
                 "filesToSign",
                 REQUIRED,
-                f"missing; write the paths of the modules in the image, such as {directory}/lib/modules/…/m.ko",
+                "missing; write the paths of the modules in the image, such as "
+                f"{directory.rstrip('/')}/lib/modules/…/m.ko",
             )
         for index, file in enumerate(files or ()):
             if not file.startswith(f"{directory}/"):
+                cure = f"write a path that starts with {directory}/"
+                if directory.endswith("/"):
+                    cure = (
+                        "write modprobe.dirName without a slash at its end, such as /opt, and paths below it"
+                    )
                 yield sign.refuse(
-                    f"filesToSign[{index}]",
-                    INVALID,
-                    f"{file[:120]!r} is not below modprobe.dirName; write a path that starts with {directory}/",
+                    f"filesToSign[{index}]", INVALID, f"{file[:120]!r} is not below modprobe.dirName; {cure}"
                 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from shared.domain.admission.fields import INVALID, REQUIRED, TOO_LONG, Object, Violation
+from shared.domain.admission.fields import FORBIDDEN, INVALID, REQUIRED, TOO_LONG, Object, Violation
+from shared.domain.module import RESERVED_NAME
 
 MAX_COMBINED = 41
 """Characters of a module's name and namespace together: KMM writes both, with 22 characters of its own, into keys of
@@ -56,6 +57,12 @@ def violations(module: Object) -> Iterator[Violation]:
             INVALID,
             f"{namespace[:80]!r} cannot be a namespace's name; write up to 63 lower-case letters, digits and inner "
             "dashes, such as 'kmm-modules'",
+        )
+    if name == RESERVED_NAME:
+        yield metadata.refuse(
+            "name",
+            FORBIDDEN,
+            f"{name!r} is the name of the hub's own ManifestWorks; give the module another name",
         )
     length = len(name) + len(namespace)
     if length > MAX_COMBINED:

@@ -1,5 +1,6 @@
 """Any spec, from the bytes of the API server to the status that goes back: a decision, and a status that says why."""
 
+import dataclasses
 import json
 import time
 from typing import Any
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from services.dispatcher.assemble import Owner, patch_of
 from services.dispatcher.catalog import Catalog, names_used, outcome_of
-from services.dispatcher.decide import Cluster, Create, Decision, Leave, Module, Patch, Pending, decide
+from services.dispatcher.decide import Cluster, Create, Decision, Leave, Module, Patch, Pending, Why, decide
 from services.dispatcher.demand import Configuration, SecretFact, Wanted
 from services.dispatcher.module_events import event_body, events_between
+from services.dispatcher.permissions import PERMISSIONS_WORK
 from services.dispatcher.report import Place
 from services.dispatcher.spoke_problem import problem_of
 from services.dispatcher.status import Survey, module_status
@@ -400,3 +402,23 @@ def test_an_owner_of_any_name_has_a_work(name: str, uid: str) -> None:
     module = Module(name=name, uid=uid, spec=None, is_deleting=False)
     assert decide(module=module, cluster=None, outcomes={}, work=None, posted_hash=None)
     assert Owner(name=name, uid=uid)
+
+
+def test_a_module_with_the_name_of_our_own_works_ships_nothing_and_says_so() -> None:
+    module = stored(SPEC)
+    assert module is not None
+    reserved = dataclasses.replace(module, name=PERMISSIONS_WORK)
+    decision, status = judged(reserved)
+    assert decision == Leave(why=Why.INVALID_MODULE)
+    degraded = next(one for one in status["conditions"] if one["type"] == "Degraded")
+    assert (degraded["status"], degraded["reason"]) == ("True", "InvalidModule")
+    assert PERMISSIONS_WORK in degraded["message"]
+
+
+def test_one_is_told_from_many() -> None:
+    module = stored(SPEC)
+    assert module is not None
+    _, status = judged(module)
+    messages = {one["type"]: one["message"] for one in status["conditions"]}
+    assert messages["Available"].startswith("1 of 1 cluster is behind; ")
+    assert messages["Dispatched"].startswith("1 of 1 cluster waits; ")

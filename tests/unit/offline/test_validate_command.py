@@ -92,13 +92,19 @@ def test_input_that_cannot_be_used(documents: list[Json], complaint: str) -> Non
     assert ended.err.startswith(f"kmmhub validate: {complaint}")
 
 
-def test_an_old_file_that_cannot_be_used(tmp_path: Path) -> None:
+def test_an_old_file_that_cannot_be_used() -> None:
+    ended = run("validate", "-f", "-", "--old", "-", documents=[module()])
+    assert ended.status == 2
+    assert "both standard input" in ended.err
+
+
+def test_a_module_of_another_name_is_no_change_of_the_old_one(tmp_path: Path) -> None:
     old = tmp_path / "old.yaml"
     old.write_text(yaml.safe_dump(module(name="another")))
-    for name, complaint in ((str(old), "has no module of a name in -"), ("-", "both standard input")):
-        ended = run("validate", "-f", "-", "--old", name, documents=[module()])
-        assert ended.status == 2
-        assert complaint in ended.err
+    ended = run("validate", "-f", "-", "--old", str(old), documents=[module()])
+    assert ended.status == 1
+    assert "m: not allowed" in ended.out
+    assert "metadata.name: the two files name different modules: --old has another;" in ended.out
 
 
 def test_text_from_files_does_not_steer_the_terminal() -> None:
