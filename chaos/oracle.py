@@ -303,10 +303,15 @@ def find_secrets(
     ]
 
 
+HARMLESS = ("ConnectionError('unexpected connection_lost() call')",)
+"""In errors that a library logs by itself and nobody can act on: asyncpg, when Postgres dies while it connects."""
+
+
 def surprises(lines: Iterable[Mapping[str, Any]], service: str, *, started: float) -> Iterator[Breach]:
     """Log lines that no fault from outside explains: errors, and exceptions that nobody expected."""
     for line in lines:
-        if line.get("level") in {"error", "critical"} or "exception" in line:
+        is_harmless = any(words in str(line["event"]) for words in HARMLESS)
+        if (line.get("level") in {"error", "critical"} or "exception" in line) and not is_harmless:
             shown = {name: value for name, value in line.items() if name not in {"timestamp", "service"}}
             when = _epoch(line) - started if "timestamp" in line else 0.0
             yield Breach(invariant="no surprise", what=str(shown)[:2000], where=service, when=when)

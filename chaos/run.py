@@ -91,6 +91,10 @@ class Journal:
         line = {"at": round(time.time() - self._started, 2), "event": event, **fields}
         self._file.write(json.dumps(line, default=str) + "\n")
 
+    def write_breach(self, breach: Breach) -> None:
+        """One line of a breach."""
+        self.write("breach", **asdict(breach))
+
     def close(self) -> None:
         """Nothing more is written."""
         self._file.close()
@@ -121,7 +125,15 @@ async def run(plan: Plan, settings: Settings, tell: Tell) -> Report:
                 user = User(
                     world, material, kube=kube, registry=registry, clock=lambda: time.time() - started
                 )
-                witness = Witness(world, user, material, kube=kube, registry=registry, started=started)
+                witness = Witness(
+                    world,
+                    user,
+                    material,
+                    kube=kube,
+                    registry=registry,
+                    started=started,
+                    on_breach=journal.write_breach,
+                )
                 calm = Calm(world, user, witness, kube=kube, registry=registry)
                 storm = _Run(
                     plan=plan,
@@ -190,8 +202,6 @@ class _Run:
         statuses = await self._world.end_services()
         self._judge_endings(statuses)
         await self._witness.conclude()
-        for breach in self._witness.breaches:
-            self._journal.write("breach", **asdict(breach))
         return self._report(took)
 
     async def _storm(self) -> None:

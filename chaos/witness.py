@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -72,8 +73,9 @@ class Witness:
         kube: KubeClient,
         registry: RegistryClient,
         started: float,
+        on_breach: Callable[[Breach], None],
     ) -> None:
-        """`started` is when the run began, in seconds of the epoch."""
+        """`started` is when the run began, in seconds of the epoch; `on_breach` is told of each breach once."""
         self.breaches: list[Breach] = []
         self.counts: Counter[str] = Counter()
         self._world = world
@@ -81,6 +83,7 @@ class Witness:
         self._kube = kube
         self._registry = registry
         self._started = started
+        self._on_breach = on_breach
         self._certificate = x509.load_pem_x509_certificate(material.signing.certificate)
         self._needles = needles_of(secrets_of(material))
         self._seen: dict[tuple[str, str], tuple[str, int, str]] = {}
@@ -101,6 +104,7 @@ class Witness:
         known = {(one.invariant, one.what, one.where) for one in self.breaches}
         if (breach.invariant, breach.what, breach.where) not in known:
             self.breaches.append(breach)
+            self._on_breach(breach)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Look until `stop` is set; then once more."""

@@ -264,6 +264,7 @@ def test_errors_in_a_log_are_surprises_and_warnings_are_not() -> None:
     lines = [
         line("watch.failed", 1, level="warning"),
         line("service.crashed", 2, level="error"),
+        line("Future <… ConnectionError('unexpected connection_lost() call')>", 2, level="error"),
         line("bus.handler_failed", 3, level="warning", exception="…"),
     ]
     found = list(surprises(lines, "watcher", started=NOON.timestamp()))
