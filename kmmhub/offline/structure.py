@@ -29,6 +29,7 @@ from shared.domain.admission.fields import (
 from shared.domain.admission.names import is_dns_subdomain
 
 API_VERSION = "hub.kmm.sigs.x-k8s.io/v1beta1"
+_SENTENCE_END = re.compile(r"(?<=[.;])\s")
 _CRD_FILE = "hub.kmm.sigs.x-k8s.io_managedclustermodules.yaml"
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
@@ -198,7 +199,7 @@ class _Walk:
 
 
 def _missing(schema: Mapping[str, Any]) -> str:
-    described = re.split(r"(?<=[.;])\s", schema.get("description", ""), maxsplit=1)[0].rstrip(".;")
+    described = _SENTENCE_END.split(schema.get("description", ""), maxsplit=1)[0].rstrip(".;")
     return f"missing; write {_WORDS.get(schema.get('type', ''), 'it')}" + (
         f": {described}" if described else ""
     )

@@ -35,7 +35,10 @@ class BuildLog:
             on_line: receives each clean line, without its end.
 
         """
-        lines = {line.strip().decode(errors="replace") for value in hidden for line in value.splitlines()}
+        # Cleaned like the log itself, where a secret with control characters comes out without them.
+        lines = {
+            clean(line.decode(errors="replace")).strip() for value in hidden for line in value.splitlines()
+        }
         self._hidden = sorted((line for line in lines if len(line) >= HIDDEN_MINIMUM), key=len, reverse=True)
         self._limit = LINE_CHARACTERS + max((len(line) for line in self._hidden), default=0)
         self._on_line = on_line

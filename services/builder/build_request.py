@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.builder.buildah_failure import BuildFailed
+
 SECRETS_FOLDER = "/run/secrets"
 """Where a build finds its secrets, as upstream's build pods mount them (internal/buildsign)."""
+
+MAX_ARGUMENT_BYTES = 128 * 1024
+"""What Linux lets one argument of a program take (execve(2), MAX_ARG_STRLEN), its end included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +106,16 @@ def build_arguments(request: BuildRequest, workspace: Workspace) -> list[str]:
     """Return the arguments that build a request's image, without the program's name.
 
     `--pull-always` also refuses image IDs in FROM: they would name images of other users in the storage.
+
+    Raises:
+        BuildFailed: a build argument is longer than a program's argument may be.
     """
+    for name, value in request.build_args.items():
+        if len(f"--build-arg={name}={value}".encode()) >= MAX_ARGUMENT_BYTES:
+            raise BuildFailed(
+                f"build argument {name[:80]!r} has {len(value)} characters; an argument may have "
+                f"{MAX_ARGUMENT_BYTES} bytes. Shorten it, or put it into the Dockerfile."
+            )
     arguments = ["bud", f"--isolation={workspace.isolation}", "--force-rm", "--pull-always"]
     arguments += ["--retry=1", "--retry-delay=1s", f"--authfile={workspace.auth_file}"]
     arguments += [f"--signature-policy={workspace.configuration / 'pull-policy.json'}"]
