@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from shared.domain.admission import Violation, validate, validate_update, warnings
+from shared.domain.admission.fields import Object
 from shared.domain.errors import PermanentError
 
 API_VERSION: Literal["admission.k8s.io/v1"] = "admission.k8s.io/v1"
@@ -98,14 +99,13 @@ def _status(request: AdmissionRequest, violations: Sequence[Violation]) -> dict[
     texts = [_shown(violation) for violation in violations[:MAX_SHOWN]]
     if len(violations) > MAX_SHOWN:
         texts.append(f"and {len(violations) - MAX_SHOWN} more")
-    metadata = (request.object or {}).get("metadata") or {}
     return {
         "status": "Failure",
         "code": 422,
         "reason": "Invalid",
         "message": "; ".join(texts),
         "details": {
-            "name": metadata.get("name", ""),
+            "name": Object(request.object).child("metadata").text("name"),
             "group": GROUP,
             "kind": "ManagedClusterModule",
             "causes": [
