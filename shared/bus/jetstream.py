@@ -17,7 +17,15 @@ from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
 from shared.bus import consuming
-from shared.bus.connection import WHAT_TO_DO, BusDenied, BusUnavailable, Denials, open_client
+from shared.bus.connection import (
+    CLOSE_TIMEOUT_SECONDS,
+    WHAT_TO_DO,
+    BusDenied,
+    BusUnavailable,
+    Denials,
+    close_client,
+    open_client,
+)
 from shared.bus.port import BatchHandler, Delivery, Done, Handler, Retry, StreamMissing, Verdict
 from shared.bus.topology import Queue
 
@@ -36,7 +44,6 @@ __all__ = [
 log = structlog.get_logger()
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
-CLOSE_TIMEOUT_SECONDS = 2
 MISSING_SECONDS = 10.0
 """How long a stream counts as missing after somebody asked for it in vain."""
 
@@ -113,7 +120,7 @@ class Bus:
         """
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await self._client.flush(CLOSE_TIMEOUT_SECONDS)
-        await self._client.close()
+        await close_client(self._client)
 
     def note_missing(self, name: str) -> None:
         """A stream, or that of a family of subjects, is not there."""

@@ -18,7 +18,7 @@ from nats.js import errors as js_errors
 from nats.js.api import ConsumerConfig, StreamConfig
 from prometheus_client import Counter
 
-from shared.bus.connection import WHAT_TO_DO, BusDenied, BusUnavailable, Denials, open_client
+from shared.bus.connection import WHAT_TO_DO, BusDenied, BusUnavailable, Denials, close_client, open_client
 from shared.bus.topology import QUEUES, Queue
 from shared.runtime.pause import pause
 
@@ -110,7 +110,7 @@ class Administrator:
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._client.close()
+        await close_client(self._client)
 
     async def _ensure_stream(self, queue: Queue) -> Action:
         wanted = queue.stream_config()

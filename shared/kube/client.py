@@ -7,6 +7,7 @@ made directly, because its own request path costs four times the CPU of this one
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -17,19 +18,23 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
+from aiohttp import AddrInfoType
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
 from shared.domain.backoff import asked_delay
 from shared.domain.errors import HubError, PermanentError
 from shared.kube.errors import ApiUnavailable, Conflict, Forbidden, Gone, NotFound, Refused
+from shared.runtime.keepalive import keep_alive
 
-REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
-WATCH_SECONDS = 300
-"""How long the server is asked to keep a watch open."""
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10, sock_read=15)
+"""Webhooks, which the server asks first, have ten seconds by default (admissionregistration.k8s.io/v1)."""
+WATCH_SECONDS = 60
+"""How long the server is asked to keep a watch open; then it is resumed where it ended."""
 
-WATCH_SILENCE_SECONDS = 120
-"""Bookmarks come about once a minute; a watch that says nothing for so long is half-open."""
+WATCH_SILENCE_SECONDS = 75
+"""A watch that neither says anything nor ends within so long is half-open. Bookmarks are no sign of life: the server
+sends none for a kind of which it has seen no event since it started (apiserver, storage/cacher, dispatchEvents)."""
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 CONNECTIONS = 32
@@ -120,7 +125,7 @@ class KubeClient:
             context.verify_mode = ssl.CERT_NONE
         self._session = aiohttp.ClientSession(
             base_url=self._configuration.host,
-            connector=aiohttp.TCPConnector(limit=0, ssl=context),
+            connector=aiohttp.TCPConnector(limit=0, ssl=context, socket_factory=_make_socket),
             timeout=REQUEST_TIMEOUT,
             read_bufsize=MAX_LINE_BYTES,
         )
@@ -276,6 +281,13 @@ class KubeClient:
         settings: Mapping[str, Any] = await self._configuration.auth_settings()
         tokens = {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
         return {"Accept": "application/json"} | tokens
+
+
+def _make_socket(address: AddrInfoType) -> socket.socket:
+    """A socket that notices when the API server's host is gone, also on a watch, which may rightly say nothing."""
+    connection = socket.socket(*address[:3])
+    keep_alive(connection)
+    return connection
 
 
 def _error_for(status: int, answer: bytes, method: str, path: str, headers: Mapping[str, str]) -> HubError:
