@@ -192,13 +192,14 @@ def concurrent_builds(
 
 
 def is_takeover(change: Change) -> bool:
-    """Whether a worker took over the lease of another one."""
+    """Whether a worker took over the lease of another one, which had run out."""
     before, after = change.before, change.after
     return (
         before is not None
         and after is not None
         and before["state"] in WORKING
         and after["fence"] != before["fence"]
+        and datetime.fromisoformat(before["not_before"]) <= change.began
     )
 
 

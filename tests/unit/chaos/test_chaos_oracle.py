@@ -126,8 +126,9 @@ def test_planted_breaches_of_leases(seen: Change, writer: int | None, invariant:
     assert invariants(seen, writer) == [invariant]
 
 
-def test_only_taking_a_lease_from_another_one_is_a_takeover() -> None:
-    assert is_takeover(change(TAKEN, TAKEN | {"fence": 6}))
+def test_only_taking_a_lease_that_ran_out_is_a_takeover() -> None:
+    assert is_takeover(change(TAKEN, TAKEN | {"fence": 6}, seconds=4))
+    assert not is_takeover(change(TAKEN, TAKEN | {"fence": 6}, seconds=2))  # it had not run out
     assert not is_takeover(change(ROW, TAKEN))
     assert not is_takeover(change(TAKEN, READY))
 
