@@ -91,7 +91,9 @@ def decode_changed(payload: bytes) -> Changed:
     change = _decode(_changed, payload)
     if "\0" in f"{change.namespace}{change.name}":
         # Postgres fails every statement with that character, also one that only asks.
-        raise UnreadableMessage("a message names an object with a NUL character: nothing that is stored has one")
+        raise UnreadableMessage(
+            "a message names an object with a NUL character: nothing that is stored has one"
+        )
     return change
 
 
