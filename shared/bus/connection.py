@@ -16,12 +16,14 @@ from pathlib import Path
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 from prometheus_client import Counter
 
 from shared.bus.nkey import Nkey, read_nkey
 from shared.bus.permissions import inbox_prefix
 from shared.bus.port import BusUnavailable
 from shared.domain.errors import PermanentError
+from shared.runtime.keepalive import keep_alive
 
 __all__ = [
     "WHAT_TO_DO",
@@ -151,6 +153,9 @@ async def open_client(
         if is_open:
             on_closed()
 
+    async def reconnected() -> None:
+        _keep_alive(client)
+
     client = Client() if nkey is None else _NkeyClient(nkey)
     try:
         # The client's own limit is for one attempt, and reconnecting for ever includes the first connection.
@@ -169,6 +174,7 @@ async def open_client(
                 flush_timeout=FLUSH_TIMEOUT_SECONDS,
                 error_cb=on_error,
                 closed_cb=closed,
+                reconnected_cb=reconnected,
             )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await client.close()
@@ -178,7 +184,15 @@ async def open_client(
             "NATS_URL cannot be read; write it like nats://user:password@host:port"
         ) from error
     is_open = True
+    _keep_alive(client)
     return client
+
+
+def _keep_alive(client: Client) -> None:
+    """Let the kernel give up what nobody takes: the client waits for that, without a limit, before it reconnects."""
+    transport = client._transport
+    if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+        keep_alive(transport._io_writer.get_extra_info("socket"))
 
 
 async def close_client(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ from shared.store.postgres import PostgresStore
 pytestmark = pytest.mark.integration
 
 SUBJECT = f"{SUBJECT_ROOT}.changed.cluster.x"
+LEFT_BEHIND = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 LAG = 3.0
 """What a busy machine may be late."""
 
@@ -109,6 +111,7 @@ def broker(tmp_path: Path) -> Iterator[FreezingBroker]:
     running.start()
     yield running
     running.kill()
+    gc.collect()  # the client leaves attempts to connect that failed to the collector, which warns
 
 
 async def is_true(check: Check, what: str, *, seconds: float) -> None:
@@ -226,6 +229,7 @@ async def test_a_statement_whose_answer_never_comes_ends(database_url: str) -> N
         await engine.dispose()
 
 
+@LEFT_BEHIND
 @pytest.mark.parametrize("how", ["frozen-server", "dead-line"])
 async def test_a_bus_that_answers_no_more_is_noticed_and_used_again(broker: FreezingBroker, how: str) -> None:
     async with line_to(broker.url) as (line, url):
@@ -256,6 +260,7 @@ async def test_a_bus_that_answers_no_more_is_noticed_and_used_again(broker: Free
         await bus.close()
 
 
+@LEFT_BEHIND
 async def test_a_frozen_bus_does_not_hold_up_a_stop(broker: FreezingBroker) -> None:
     bus = await jetstream.connect(broker.url, name="test")
     broker.freeze()
@@ -263,6 +268,7 @@ async def test_a_frozen_bus_does_not_hold_up_a_stop(broker: FreezingBroker) -> N
         await bus.close()
 
 
+@LEFT_BEHIND
 async def test_many_messages_to_a_frozen_bus_fail_in_time(broker: FreezingBroker) -> None:
     """More than the sockets' buffers and the client's queue take."""
     bus = await jetstream.connect(broker.url, name="test")
@@ -274,6 +280,31 @@ async def test_many_messages_to_a_frozen_bus_fail_in_time(broker: FreezingBroker
         )
     assert {type(end) for end in ends} == {BusUnavailable}
     with within(2 * CLOSE_TIMEOUT_SECONDS + LAG):
+        await bus.close()
+
+
+@LEFT_BEHIND
+async def test_a_connection_that_takes_nothing_more_is_left_for_a_new_one(broker: FreezingBroker) -> None:
+    """The client closes the old one first, and waits until all is sent that nobody takes."""
+    administrator = await open_administrator(broker.url)
+    await administrator.ensure()
+    await administrator.close()
+    async with line_to(broker.url) as (line, url):
+        bus = await jetstream.connect(url, name="test")
+        line.forget()
+        payload = b"x" * 60_000
+        await asyncio.gather(
+            *(bus.publish(SUBJECT, payload, message_id=str(n)) for n in range(300)), return_exceptions=True
+        )
+
+        async def look() -> bool:
+            try:
+                await bus.publish(SUBJECT, b"{}", message_id="at last")
+            except BusUnavailable:
+                return False
+            return True
+
+        await eventually(look, what="it is published", seconds=BUS_NOTICED_SECONDS + UNACKNOWLEDGED_SECONDS)
         await bus.close()
 
 
@@ -289,6 +320,7 @@ async def readiness(process: Process) -> AsyncIterator[str]:
         await serving
 
 
+@LEFT_BEHIND
 async def test_readiness_tells_a_silent_postgres_and_a_frozen_bus(
     database_url: str, broker: FreezingBroker
 ) -> None:

@@ -62,6 +62,6 @@ async def test_a_connection_that_the_server_closed_is_replaced_before_use(databa
                 sa.text("SELECT current_setting('statement_timeout'), current_setting('application_name')")
             )
         assert second != first
-        assert tuple(limits.one()) == ("30s", "test")
+        assert tuple(limits.one()) == ("15s", "test")
     finally:
         await engine.dispose()
