@@ -89,7 +89,8 @@ def choose_platform(index: Manifest, architecture: str, reference: ImageReferenc
     for entry in entries:
         if (entry.platform.os, entry.platform.architecture) == ("linux", architecture):
             return _checked(entry).digest
-    platforms = sorted({f"{entry.platform.os}/{entry.platform.architecture}"[:40] for entry in entries})
+    names = (f"{entry.platform.os}/{entry.platform.architecture}"[:40] for entry in entries)
+    platforms = list(dict.fromkeys(names))
     more = f" and {len(platforms) - _SHOWN} more" if len(platforms) > _SHOWN else ""
     offered = (", ".join(platforms[:_SHOWN]) or "nothing") + more
     raise ImageUnreadable(f"{reference} has no image for linux/{architecture}; it offers {offered}.")
