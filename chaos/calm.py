@@ -241,7 +241,7 @@ class Calm:
             )
             unfinished = await connection.fetch(
                 "SELECT target, state, attempts, announced, reason, (not_before - now())::text AS due FROM artifacts "
-                "WHERE state NOT IN ('ready', 'failed')"
+                "WHERE state NOT IN ('ready', 'failed', 'unwanted')"
             )
             outbox = await connection.fetchval("SELECT count(*) FROM outbox")
         finally:

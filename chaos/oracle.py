@@ -15,13 +15,17 @@ from chaos.inputs import Moment, could_be_wanted
 WORKING = {"building": "wanted", "signing": "built"}
 """States under a lease, with the state in which an artifact waits for it."""
 
-ENDED = {"ready", "failed"}
+UNWANTED = "unwanted"
+"""Nobody needs it any more; whoever held it has lost it."""
+
+ENDED = {"ready", "failed", UNWANTED}
 RESULTS = ("state", "source", "digest", "signed_by", "reason")
 """Columns that only the holder of a lease writes while it is held."""
 
 MAX_ATTEMPTS = 40
 """Tries of one stage: more than killed workers and a backoff of seconds can make of a run."""
 
+DISPATCHER = "kmmhub-dispatcher"
 PROGRAMS = {"building": "kmmhub-builder", "signing": "kmmhub-signer"}
 
 MODULE_LABEL = "kmm.node.kubernetes.io/managedclustermodule.name"
@@ -89,7 +93,11 @@ def lease_breaches(change: Change, writer: int | None, *, when: float) -> Iterat
     if step not in {0, 1}:
         what = f"the fence went from {before['fence']} to {after['fence']}"
         yield Breach(invariant="S2 stale fence", what=what, where=where, when=when)
-    if step == 1:
+    if step == 1 and after["state"] == UNWANTED:
+        if change.application != DISPATCHER:
+            what = f"{change.application} dropped it"
+            yield Breach(invariant="S2 stale fence", what=what, where=where, when=when)
+    elif step == 1:
         yield from _taking_breaches(change, where, when)
     elif before["state"] in WORKING and any(before[name] != after[name] for name in RESULTS):
         yield from _result_breaches(change, writer, where, when)
@@ -167,13 +175,13 @@ def _epoch(line: Mapping[str, Any]) -> float:
 
 
 def concurrent_builds(
-    builds: Sequence[Build], takeovers: Mapping[str, Sequence[float]], *, started: float
+    builds: Sequence[Build], losses: Mapping[str, Sequence[float]], *, started: float
 ) -> Iterator[Breach]:
     """S1 by what builders say: two never work on the same artifact at once, unless the first had lost its lease.
 
     Args:
         builds: of all builders.
-        takeovers: when leases that had run out were taken over, by artifact, in seconds of the epoch.
+        losses: when leases were lost, by artifact, in seconds of the epoch.
         started: the beginning of the run, in seconds of the epoch.
     """
     by_artifact: dict[str, list[Build]] = {}
@@ -182,25 +190,22 @@ def concurrent_builds(
     for artifact, of_one in by_artifact.items():
         for first, second in pairwise(of_one):
             is_overlapping = first.until is None or second.since < first.until
-            # The taker says so a little after it took.
-            is_takeover = any(first.since < at <= second.since for at in takeovers.get(artifact, ()))
-            if is_overlapping and not is_takeover:
+            # Who begins anew says so a little after the loss.
+            is_lost = any(first.since < at <= second.since for at in losses.get(artifact, ()))
+            if is_overlapping and not is_lost:
                 what = f"{second.service} began while {first.service} was at work"
                 when = second.since - started
                 where = f"artifact {artifact}"
                 yield Breach(invariant="S1 one live build", what=what, where=where, when=when)
 
 
-def is_takeover(change: Change) -> bool:
-    """Whether a worker took over the lease of another one, which had run out."""
+def is_lease_lost(change: Change) -> bool:
+    """Whether a worker lost its lease: it had run out and another one took it, or nobody needs the artifact."""
     before, after = change.before, change.after
-    return (
-        before is not None
-        and after is not None
-        and before["state"] in WORKING
-        and after["fence"] != before["fence"]
-        and datetime.fromisoformat(before["not_before"]) <= change.began
-    )
+    if before is None or after is None or before["state"] not in WORKING or after["fence"] == before["fence"]:
+        return False
+    has_run_out = datetime.fromisoformat(before["not_before"]) <= change.began
+    return has_run_out or after["state"] == UNWANTED
 
 
 def place_breaches(posted: Posted, history: Sequence[Moment], *, lag: float) -> Iterator[Breach]:

@@ -31,7 +31,7 @@ PROCESSES = ("streams", "watcher", "dispatcher", "builder-1", "builder-2", "sign
 STREAMS = ("KMM_CHANGES", "KMM_BUILDS", "KMM_SIGNATURES")
 
 FIRST_ACTIONS = 9
-ACTION_CHANCE = 0.5
+ACTION_CHANCE = 0.75
 GAP_SECONDS = (1.2, 2.8)
 
 

@@ -28,7 +28,7 @@ from chaos.oracle import (
     concurrent_builds,
     digest_breaches,
     find_secrets,
-    is_takeover,
+    is_lease_lost,
     lease_breaches,
     lost_announcements,
     needles_of,
@@ -91,7 +91,7 @@ class Witness:
         self._images: dict[str, bool] = {}
         """Images that works name: whether they were checked."""
         self._ready: dict[tuple[str, str], set[str]] = {}
-        self._takeovers: dict[str, list[float]] = {}
+        self._losses: dict[str, list[float]] = {}
         self._ports: dict[int, int] = {}
         self._waiting: dict[int, tuple[str, str, float]] = {}
         self._gone: list[Announcement] = []
@@ -205,9 +205,9 @@ class Witness:
         if change.after is not None and change.after["state"] == "ready":
             name = str(change.after["target"]).rpartition(":")[0]
             self._ready.setdefault((change.after["kernel"], name), set()).add(change.after["digest"])
-        if is_takeover(change):
-            self.counts["leases taken over"] += 1
-            self._takeovers.setdefault(change.row["key"][:16], []).append(change.at.timestamp())
+        if is_lease_lost(change):
+            self.counts["leases lost"] += 1
+            self._losses.setdefault(change.row["key"][:16], []).append(change.at.timestamp())
         writer = self._ports.get(change.port or 0)
         self.counts["of them by a known process"] += writer is not None
         for breach in lease_breaches(change, writer, when=when):
@@ -304,7 +304,7 @@ class Witness:
             if service.name.startswith("builder"):
                 builds += builds_from(lines, service.name, service.deaths)
         self.counts["build stages"] = len(builds)
-        overlaps = concurrent_builds(builds, self._takeovers, started=self._started)
+        overlaps = concurrent_builds(builds, self._losses, started=self._started)
         for breach in (*lost, *overlaps):
             self.note(breach)
         for where, text in await all_text(self._world, self._kube):

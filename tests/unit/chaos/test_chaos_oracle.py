@@ -22,7 +22,7 @@ from chaos.oracle import (
     concurrent_builds,
     digest_breaches,
     find_secrets,
-    is_takeover,
+    is_lease_lost,
     lease_breaches,
     lost_announcements,
     needles_of,
@@ -55,6 +55,8 @@ TAKEN = ROW | {
     "not_before": (NOON + dt.timedelta(seconds=3)).isoformat(),
 }
 READY = TAKEN | {"state": "ready", "digest": "sha256:1", "source": "registry/m1@sha256:1", "attempts": 0}
+
+DROPPED = TAKEN | {"state": "unwanted", "fence": 6, "attempts": 0}
 
 
 def change(
@@ -89,9 +91,10 @@ def invariants(seen: Change, writer: int | None = HOLDER) -> list[str]:
         change(TAKEN, TAKEN | {"not_before": (NOON + dt.timedelta(seconds=5)).isoformat()}),
         change(TAKEN, READY),
         change(TAKEN, TAKEN | {"fence": 6, "lease_owner": f"host/{STRANGER}", "attempts": 2}, seconds=4),
+        change(TAKEN, DROPPED, application="kmmhub-dispatcher"),
         change(READY, READY | {"state": "wanted", "digest": None}, application="kmmhub-dispatcher"),
     ],
-    ids=["wanted", "taken", "kept", "finished", "taken over", "checked again"],
+    ids=["wanted", "taken", "kept", "finished", "taken over", "dropped", "checked again"],
 )
 def test_what_leases_allow_is_no_breach(seen: Change) -> None:
     assert invariants(seen) == []
@@ -103,6 +106,7 @@ def test_what_leases_allow_is_no_breach(seen: Change) -> None:
         (change(TAKEN, TAKEN | {"fence": 6, "lease_owner": "host/42"}, seconds=2), STRANGER, "S1"),
         (change(READY, TAKEN | {"fence": 6}, seconds=4), HOLDER, "S1"),
         (change(TAKEN, READY), STRANGER, "S2"),
+        (change(TAKEN, DROPPED), HOLDER, "S2"),
         (change(TAKEN, READY, application="kmmhub-dispatcher"), None, "S2"),
         (change(TAKEN, READY | {"fence": 4}), HOLDER, "S2"),
         (change(ROW, TAKEN | {"fence": 4}), HOLDER, "S2"),
@@ -114,6 +118,7 @@ def test_what_leases_allow_is_no_breach(seen: Change) -> None:
         "a lease that was held is taken",
         "a lease on what has ended",
         "a result by somebody else",
+        "dropped by its holder",
         "a result by another program",
         "a fence that falls",
         "a lease without a new fence",
@@ -126,11 +131,12 @@ def test_planted_breaches_of_leases(seen: Change, writer: int | None, invariant:
     assert invariants(seen, writer) == [invariant]
 
 
-def test_only_taking_a_lease_that_ran_out_is_a_takeover() -> None:
-    assert is_takeover(change(TAKEN, TAKEN | {"fence": 6}, seconds=4))
-    assert not is_takeover(change(TAKEN, TAKEN | {"fence": 6}, seconds=2))  # it had not run out
-    assert not is_takeover(change(ROW, TAKEN))
-    assert not is_takeover(change(TAKEN, READY))
+def test_a_lease_is_lost_when_it_ran_out_or_nobody_needs_the_artifact() -> None:
+    assert is_lease_lost(change(TAKEN, TAKEN | {"fence": 6}, seconds=4))
+    assert not is_lease_lost(change(TAKEN, TAKEN | {"fence": 6}, seconds=2))  # it had not run out
+    assert is_lease_lost(change(TAKEN, DROPPED, seconds=2))
+    assert not is_lease_lost(change(ROW, TAKEN))
+    assert not is_lease_lost(change(TAKEN, READY))
 
 
 def build(service: str, since: float, until: float | None) -> Build:
