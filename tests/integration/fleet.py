@@ -110,6 +110,7 @@ class Fleet:
         layer = content or secrets.token_bytes(64)
         rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
         config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+        config["history"] = [{"created_by": "a test"}]  # buildah builds on no image without
         parts = [
             {
                 "mediaType": f"application/vnd.oci.image.{kind}",

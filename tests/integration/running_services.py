@@ -88,7 +88,7 @@ class Service:
         async def look() -> bool:
             return self._starts() > self._starts_seen
 
-        await eventually(look, what=f"{self.name} has started")
+        await eventually(look, what=f"{self.name} has started", seconds=60)
 
     def kill(self) -> None:
         """Kill -9."""
