@@ -2,10 +2,12 @@
 # make check   lint, types, import contracts and unit tests: seconds, no servers
 # make test    everything, against real servers
 # make demo    the product end to end; KEEP=1 leaves it running
+# make sim     SEED=first SEEDS=count: the services in a simulated world, as many seeds as asked, on all cores
+# make chaos   SEED=n FAULTS=count: the real services and servers, and a nemesis
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := setup
-.PHONY: setup packages check lint test demo
+.PHONY: setup packages check lint test demo sim chaos
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,3 +49,9 @@ test: packages lint
 
 demo: packages
 	$(BIN)/kmmhub demo $(if $(KEEP),--keep)
+
+sim: $(READY)
+	@$(BIN)/python -m simulation --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1000) $(ARGUMENTS)
+
+chaos: packages
+	@$(BIN)/python -m chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200) $(ARGUMENTS)

@@ -57,6 +57,8 @@ def main() -> int:
     for report in _run(range(arguments.seed, arguments.seed + arguments.seeds), options, arguments):
         figures.add(report)
         _progress(figures, arguments.seeds, began)
+        if figures.failed and arguments.stop:
+            break
     seconds = time.monotonic() - began
     print(file=sys.stderr)
     if arguments.output == "json":
@@ -70,11 +72,14 @@ def _run(seeds: range, options: Options, arguments: argparse.Namespace) -> Itera
     if arguments.jobs == 1:
         yield from (_one(seed, options, arguments.bug) for seed in seeds)
         return
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    pool = ProcessPoolExecutor(arguments.jobs)
+    try:
         waiting = {pool.submit(_one, seed, options, arguments.bug) for seed in seeds}
         for future in as_completed(waiting):
             waiting.discard(future)
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _one(seed: int, options: Options, bug: str | None) -> Report:
@@ -132,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "--without", action="append", default=[], choices=list(asdict(Healers())), help="leave a healer out"
     )
     parser.add_argument("--bug", choices=sorted(BUGS), help="plant a bug that must be found")
+    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--journal", action="store_true", help="print whole journals of failed seeds")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")

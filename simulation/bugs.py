@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-import services.builder.stage
+import services.builder.plan
 import services.dispatcher.apply
 import services.dispatcher.catalog
 import services.dispatcher.decide
@@ -26,6 +26,7 @@ import shared.relay.relay
 import shared.store.artifacts
 from shared.bus.port import Done
 from shared.domain.artifact import Artifact, ArtifactState
+from shared.domain.errors import HubError
 from shared.domain.lease import Lease
 from shared.store.port import OutboxRow
 from simulation.store import SimulatedTransaction
@@ -96,8 +97,10 @@ async def _never(*_: Any, **__: Any) -> None:
     return None
 
 
-async def _no_works(*_: Any) -> bool:
-    return False
+async def _release_at_once(self: Any, read: Any, _: Any) -> bool:
+    with contextlib.suppress(HubError):
+        await services.dispatcher.apply.release_module(self._kube, read.stored)
+    return True
 
 
 _lock_outbox = Rows.lock_outbox
@@ -163,7 +166,7 @@ BUGS: dict[str, Bug] = {
     ),
     "no-staging-tag": Bug(
         what="the unsigned image gets the final tag",
-        place=(services.builder.stage, "staging_tag"),
+        place=(services.builder.plan, "staging_tag"),
         broken=lambda _: None,
     ),
     "edge-triggered": Bug(
@@ -177,9 +180,9 @@ BUGS: dict[str, Bug] = {
         broken=lambda *_: None,
     ),
     "delete-before-drain": Bug(
-        what="a module is let go without asking the API server for its works",
-        place=(services.dispatcher.apply, "has_works"),
-        broken=_no_works,
+        what="a deleted module is let go while its works are still there",
+        place=(services.dispatcher.reconcile.Reconciler, "_release_if_done"),
+        broken=_release_at_once,
     ),
     "forgotten-own-write": Bug(
         what="what the API server answered to a write is not stored",

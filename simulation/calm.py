@@ -7,7 +7,7 @@ from typing import Any
 from shared.domain.artifact import Artifact
 from shared.domain.work import MODULE_LABEL
 from shared.kube.client import MANIFEST_WORKS, MODULES
-from simulation.images import digest_of, is_signed
+from simulation.images import is_signed
 from simulation.invariants import PERMISSIONS, images_of
 from simulation.store_rows import ARTIFACTS, OUTBOX
 from simulation.user import Making, User, WantedCluster, WantedModule
@@ -30,7 +30,9 @@ def unmet(world: World, user: User) -> list[str]:
     missing = [
         problem
         for name, cluster in sorted(wanted)
-        for problem in _work(world, user.modules[name], user.clusters[cluster], works.get((name, cluster)))
+        for problem in _work(
+            world, user, user.modules[name], user.clusters[cluster], works.get((name, cluster))
+        )
     ]
     stray = [f"work {name} of {cluster} should be gone" for name, cluster in sorted(works.keys() - wanted)]
     waiting = world.store.table(OUTBOX)
@@ -40,7 +42,7 @@ def unmet(world: World, user: User) -> list[str]:
 
 
 def _work(
-    world: World, module: WantedModule, cluster: WantedCluster, work: dict[str, Any] | None
+    world: World, user: User, module: WantedModule, cluster: WantedCluster, work: dict[str, Any] | None
 ) -> list[str]:
     needed = set(module.kernels) & set(cluster.kernels or ())
     place = f"work {module.name} of {cluster.name}"
@@ -55,7 +57,7 @@ def _work(
     if work["metadata"]["labels"].get(MODULE_LABEL) != module.name:
         problems.append(f"{place} lacks its label")
     for kernel, image in sorted(images.items()):
-        newest = _newest(world, module, kernel)
+        newest = _newest(world, user, module, kernel)
         if image.partition("@")[2] not in newest:
             problems.append(f"{place} ships {image} for {kernel}, not one of {sorted(newest)}")
         if module.is_signed and not is_signed(world.registry, image):
@@ -63,14 +65,13 @@ def _work(
     return problems
 
 
-def _newest(world: World, module: WantedModule, kernel: str) -> set[str]:
+def _newest(world: World, user: User, module: WantedModule, kernel: str) -> set[str]:
     """Digests that a kernel may be served with: of images made from what the module says now.
 
     Not what the tag stands for: a build that nobody needs any more may have moved it after the newest one.
     """
     if module.making is Making.PUSHED:
-        digest = digest_of(world.registry, module.image(kernel))
-        return {digest} if digest else set()
+        return {user.pushed[module.image(kernel)]}
     made: list[Artifact] = [
         artifact
         for artifact in world.store.table(ARTIFACTS).values()

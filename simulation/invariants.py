@@ -73,6 +73,9 @@ class Oracle:
         now = self.world.store.now()
         if after.fence != before.fence:
             self._check(after.fence == before.fence + 1, "S2 a fencing number only grows", name)
+            if after.state is ArtifactState.UNWANTED:
+                self.world.note(f"{after.request.target} is given up")
+                return
             self._holders[after.key, after.fence] = who
             self._check(
                 before.not_before <= now,
@@ -155,7 +158,7 @@ class Oracle:
         name, cluster = after["metadata"]["name"], after["metadata"]["namespace"]
         place = f"work {name} of {cluster}"
         images = images_of(after)
-        if not images and before is not None:
+        if not after["spec"].get("workload", {}).get("manifests"):
             return  # somebody's hand
         self._check(
             after["metadata"].get("labels", {}).get(MODULE_LABEL) == name,
@@ -184,7 +187,7 @@ class Oracle:
         self._check_kept(place, before, images)
 
     def _check_kept(self, place: str, before: dict[str, Any] | None, images: dict[str, str]) -> None:
-        """S11: a kernel that a work serves, that the cluster ran when we last heard, and that is taken, stays served."""
+        """S11: a kernel that a work serves, that the cluster ran when we last heard, and is taken, stays served."""
         if before is None:
             return
         _, name, _, cluster = place.split()

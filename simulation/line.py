@@ -31,8 +31,10 @@ class Weather:
 class Line:
     """One process's line to one part. A process that is dead has no effect any more, whatever its code still does."""
 
-    def __init__(self, name: str, weather: Weather, chance: random.Random) -> None:
+    def __init__(self, name: str, weather: Weather, chance: random.Random, *, to: str = "") -> None:
+        """`name`: the process; `to`: what the line leads to."""
         self.name = name
+        self.to = to
         self.is_dead = False
         self.is_cut = False
         self._weather = weather

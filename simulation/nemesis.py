@@ -12,6 +12,8 @@ from typing import Any
 from shared.bus.topology import QUEUES
 from simulation.world import SERVICES, World
 
+WORKERS = tuple(name for name in SERVICES if name.startswith(("builder", "signer")))
+
 
 @dataclass(slots=True)
 class Nemesis:
@@ -37,6 +39,9 @@ class Nemesis:
             self.kill,
             self.kill,
             self.freeze,
+            self.freeze,
+            self.cut_off,
+            self.cut_off,
             self.lose_packets,
             self.silence_watches,
             self.stop_broker,
@@ -84,8 +89,8 @@ class Nemesis:
         self.world.start(name)
 
     async def freeze(self) -> None:
-        """SIGSTOP, perhaps for longer than a lease."""
-        process = self.world.processes[self._service()]
+        """SIGSTOP, mostly of a worker, and perhaps for longer than a lease."""
+        process = self.world.processes[self.chance.choice((*WORKERS, *SERVICES))]
         process.pause()
         await self._while(90.0)
         process.resume()
@@ -97,6 +102,16 @@ class Nemesis:
         self.world.weather.delay = 0.5
         await self._while(20.0)
         self.world.weather.delay = 0.005
+
+    async def cut_off(self) -> None:
+        """One worker cannot reach the store, and works on."""
+        process = self.world.processes[self.chance.choice(WORKERS)]
+        lines = [line for line in process.lines if line.to == "store"]
+        for line in lines:
+            line.is_cut = True
+        await self._while(90.0)
+        for line in lines:
+            line.is_cut = False
 
     async def lose_packets(self) -> None:
         """Requests and answers get lost."""

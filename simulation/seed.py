@@ -128,7 +128,7 @@ _load_private_key = functools.cache(load_private_key)
 class _Run:
     def __init__(self, world: World, options: Options) -> None:
         self.world = world
-        self.user = User(world, world.chance("user"))
+        self.user = User(world, world.chance("user"), gentle=options.gentle)
         self.oracle = Oracle(world, self.user)
         self.nemesis = Nemesis(world, world.chance("nemesis"), gentle=options.gentle)
         self.unmet: list[str] = []

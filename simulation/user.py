@@ -44,6 +44,8 @@ class WantedModule:
         kernels: those that its mappings take.
         argument: a build argument, changed to get another build.
         is_broken: its Dockerfile does not build.
+        repository: of its images. What people push has one of its own in each life: whoever pushes to a tag that
+            the hub still builds for gets what comes last.
     """
 
     name: str
@@ -52,6 +54,7 @@ class WantedModule:
     kernels: tuple[str, ...]
     argument: int = 0
     is_broken: bool = False
+    repository: str = ""
 
     @property
     def is_signed(self) -> bool:
@@ -60,7 +63,7 @@ class WantedModule:
 
     def image(self, kernel: str) -> str:
         """The target of a kernel."""
-        return f"{REGISTRY}/{self.name}:{kernel.replace('+', '_')}"
+        return f"{REGISTRY}/{self.repository}:{kernel.replace('+', '_')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,17 +80,20 @@ class User:
     """Acts on the world, and remembers what was wanted.
 
     Attributes:
+        gentle: everything that is asked for can be made at once; no try fails.
         modules, clusters: as they are wanted now.
+        pushed: digests of the images that people pushed.
         was_selected: (module, cluster) pairs that were ever wanted.
         was_signed: names of modules that were ever to be signed.
     """
 
     world: World
     chance: random.Random
+    gentle: bool = False
     modules: dict[str, WantedModule] = field(default_factory=dict)
     clusters: dict[str, WantedCluster] = field(default_factory=dict)
     was_selected: set[tuple[str, str]] = field(default_factory=set)
-    pushed: set[str] = field(default_factory=set)
+    pushed: dict[str, str] = field(default_factory=dict)
     _count: int = 0
 
     def begin(self) -> None:
@@ -189,17 +195,20 @@ class User:
         name = f"m{self.chance.randrange(MAX_MODULES)}"
         if name in self.modules or self._exists(name):
             return
+        making = self.chance.choice(list(Making))
+        self._count += 1
         module = WantedModule(
             name=name,
             label=self.chance.choice(LABELS),
-            making=self.chance.choice(list(Making)),
+            making=making,
+            repository=f"{name}-{self._count}" if making is Making.PUSHED else name,
             kernels=tuple(sorted(self.chance.sample(KERNELS, self.chance.randint(3, len(KERNELS))))),
-            is_broken=self.chance.random() < 0.1,
+            is_broken=self.chance.random() < 0.1 and not self.gentle,
         )
         self.world.note(f"module {name} is wanted: {module.making}, {module.label}")
         if module.making in {Making.PUSHED, Making.SIGNED_FROM}:
             for kernel in module.kernels:
-                if self.chance.random() < 0.7:
+                if self.chance.random() < 0.7 or self.gentle:
                     self._push(module, kernel)
         self._put_module(module)
 
@@ -221,6 +230,8 @@ class User:
 
     def break_or_mend(self) -> None:
         """A Dockerfile is broken, or put right."""
+        if self.gentle:
+            return
         module = self._any_module()
         if module.making in {Making.BUILT, Making.SIGNED}:
             self.world.note(
@@ -307,9 +318,8 @@ class User:
         else:
             return
         if image not in self.pushed:
-            self.pushed.add(image)
             self.world.note(f"somebody pushes {image}")
-            self.world.registry.push(image, module_image(kernel=kernel))
+            self.pushed[image] = self.world.registry.push(image, module_image(kernel=kernel))
 
     def _put_module(self, module: WantedModule) -> None:
         self.modules[module.name] = module

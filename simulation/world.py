@@ -123,7 +123,7 @@ class World:
 
     def _connect(self, process: SimulatedProcess) -> Ports:
         def line(where: str) -> Line:
-            made = Line(process.name, self.weather, self.chance(f"{process.name} to {where}"))
+            made = Line(process.name, self.weather, self.chance(f"{process.name} to {where}"), to=where)
             process.lines.append(made)
             return made
 

@@ -21,7 +21,7 @@ ANNOUNCE_AGAIN_SECONDS = 30
 ENDED = frozenset({ArtifactState.READY, ArtifactState.FAILED, ArtifactState.UNWANTED})
 """States that are left only because somebody asks for it."""
 
-DROPPED = frozenset({ArtifactState.WANTED, ArtifactState.BUILT, ArtifactState.FAILED})
+DROPPED = frozenset(ArtifactState) - {ArtifactState.READY, ArtifactState.UNWANTED}
 """States that an artifact leaves once nobody needs it."""
 
 
@@ -205,13 +205,21 @@ def check_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
 
 
 def drop(artifact: Artifact) -> Artifact | None:
-    """Stop trying for an artifact that nobody needs; what is being made is finished, and what is ready stays.
+    """Give up an artifact that nobody needs, also while it is made: its holder loses its lease. What is ready stays.
 
-    The row stays, too: its fencing number must never begin anew.
+    A build that went on would move a tag that may be somebody else's by then. The artifact itself is kept: its
+    fencing number must never begin anew.
     """
     if artifact.state not in DROPPED:
         return None
-    return replace(artifact, state=ArtifactState.UNWANTED, attempts=0, reason=None, message=None)
+    return replace(
+        artifact,
+        state=ArtifactState.UNWANTED,
+        fence=artifact.fence + 1,
+        attempts=0,
+        reason=None,
+        message=None,
+    )
 
 
 def announce_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
