@@ -188,18 +188,28 @@ async def open_client(
     return client
 
 
-def _keep_alive(client: Client) -> None:
-    """Let the kernel give up what nobody takes: the client waits for that, without a limit, before it reconnects."""
-    transport = client._transport
-    if isinstance(transport, TcpTransport) and transport._io_writer is not None:
-        keep_alive(transport._io_writer.get_extra_info("socket"))
-
-
 async def close_client(client: Client) -> None:
     """Disconnect for good, without waiting for a server that takes nothing any more."""
-    with contextlib.suppress(TimeoutError):
+    try:
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
             await client.close()
+    except TimeoutError:
+        writer = _writer(client)
+        if writer is not None:
+            writer.transport.abort()
+
+
+def _keep_alive(client: Client) -> None:
+    """Let the kernel give up what nobody takes: the client waits for that, without a limit, before it reconnects."""
+    writer = _writer(client)
+    if writer is not None:
+        keep_alive(writer.get_extra_info("socket"))
+
+
+def _writer(client: Client) -> asyncio.StreamWriter | None:
+    """The connection below the client, to which the library offers no way."""
+    transport = client._transport
+    return transport._io_writer if isinstance(transport, TcpTransport) else None
 
 
 def _unreachable(error: Exception) -> str:
