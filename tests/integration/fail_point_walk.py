@@ -157,28 +157,22 @@ class Work:
         return f"6.1.0-{next(self._kernels)}-amd64"
 
     async def converges(self, what: str) -> None:
-        """Wait until all is as the user asked for; nothing may be written then."""
+        """Wait until all is as the user asked for, and nothing is written any more."""
 
         async def look() -> bool:
             await self._look()
-            return True
-
-        try:
-            await eventually(
-                look, what=f"everything converges ({what})", seconds=CONVERGE_SECONDS, every=0.25
-            )
             before = await self.fleet.versions()
             await asyncio.sleep(STILL_SECONDS)
             await self._look()
-            assert await self.fleet.versions() == before, f"something is still written ({what})"
-        except AssertionError as error:
-            error.add_note(f"at {what}")
-            raise
+            assert await self.fleet.versions() == before, "something is still written"
+            return True
+
+        await eventually(look, what=f"everything converges ({what})", seconds=CONVERGE_SECONDS, every=0.25)
 
     async def _look(self) -> None:
         assert await self.fleet.database.fetchval("SELECT count(*) FROM outbox") == 0
         waiting = await self.fleet.database.fetch(
-            "SELECT target, state, reason, message FROM artifacts WHERE state <> 'ready'"
+            "SELECT target, state, reason, message FROM artifacts WHERE state NOT IN ('ready', 'unwanted')"
         )
         assert not waiting, f"artifacts are not ready: {waiting}"
         rows = await self.fleet.database.fetch("SELECT target, digest FROM artifacts")

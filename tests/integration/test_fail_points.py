@@ -48,12 +48,12 @@ WALKS: Mapping[Action, Mapping[str, tuple[FailPoint, ...]]] = {
         "builder": (*OWN["builder"], *LEASE, *OUTBOX, *BUS),
         "signer": (*OWN["signer"], *LEASE, *OUTBOX, *BUS),
     },
-    # What several services share is frozen in the one where most depends on it: each costs the time of a lease.
+    # Each costs the time of a lease, or of a transaction: what several services share is frozen in one of them.
     "stop": {
-        "watcher": (*OWN["watcher"], *OUTBOX),
+        "watcher": OWN["watcher"],
         "dispatcher": OWN["dispatcher"],
         "builder": (*OWN["builder"], *LEASE),
-        "signer": (*OWN["signer"], *BUS),
+        "signer": (*OWN["signer"], *BUS, *OUTBOX),
     },
 }
 APART = {P.LEASE_RELEASED, P.SWEEP_ANNOUNCED}
@@ -94,8 +94,7 @@ async def test_the_walk(fleet: Fleet, work: Work, action: Action) -> None:
     points, directory = WALKS[action], fleet.services["watcher"].log.parent
     walkers = []
     for name in ("watcher", "dispatcher"):
-        await fleet.services[name].started()
-        assert await asyncio.to_thread(fleet.services[name].end) == 0
+        fleet.services[name].kill()
         walkers.append(Walker(fleet.services[name], points[name], action=action, directory=directory))
     for name in ("builder", "signer"):
         for number in (0, 1):
@@ -116,10 +115,8 @@ async def test_the_walk(fleet: Fleet, work: Work, action: Action) -> None:
 async def only_place(fleet: Fleet, name: str, point: FailPoint, action: Action) -> Walker:
     """The fleet's own service, in a life with one place."""
     service = fleet.services[name]
-    if not service.is_running:
-        service.start()
-    await service.started()
-    assert await asyncio.to_thread(service.end) == 0
+    if service.is_running:
+        service.kill()
     walker = Walker(service, [point], action=action, directory=service.log.parent)
     walker.start()
     walker.arm()
@@ -148,8 +145,7 @@ async def test_a_lease_is_given_back(fleet: Fleet, work: Work, name: str, action
     built, cluster = fleet.new_name(), f"{fleet.new_name()}-c"
     query = "SELECT state, fence, lease_owner FROM artifacts WHERE target = $1"
     async with line_to(fleet) as (line, address):
-        await fleet.services[name].started()
-        assert await asyncio.to_thread(fleet.services[name].end) == 0
+        fleet.services[name].kill()
         target = f"{address}/{built}:{KERNEL}"
         await fleet.push(built, KERNEL)
         mapping = {"regexp": "^.+$", "containerImage": f"{address}/{built}:${{KERNEL_FULL_VERSION}}"}
