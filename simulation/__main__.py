@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import structlog
 
@@ -123,7 +123,10 @@ def _as_json(figures: Figures, seconds: float) -> dict[str, object]:
         "stepsPerSecond": figures.steps / seconds,
         "faults": dict(figures.faults),
         "slowestConvergence": figures.slowest,
-        "failed": [asdict(report) for report in figures.failed],
+        "failed": [
+            asdict(replace(report, faults=Counter())) | {"faults": dict(report.faults)}
+            for report in figures.failed
+        ],
     }
 
 

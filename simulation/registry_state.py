@@ -41,7 +41,7 @@ class RegistryWeather:
     """
 
     refusals: float = 0.0
-    statuses: tuple[int, ...] = (429, 500, 503)
+    statuses: tuple[int, ...] = (401, 404, 429, 500, 503)
     short_answers: float = 0.0
 
 

@@ -18,6 +18,8 @@ UNAVAILABLE = (
     "Client.Timeout",
     "context deadline exceeded",
     "unexpected EOF",
+    ": EOF",
+    "invalid status code from registry",
     "server misbehaving",
     "Temporary failure in name resolution",
     "HTTP status: 5",

@@ -144,13 +144,14 @@ async def write_status(
     if all(module.status.get(key) == value for key, value in status.items()):
         return None
     try:
-        answer = await kube.merge_patch(
-            MODULES,
-            module.name,
-            {"metadata": {"uid": module.uid}, "status": dict(status)},
-            subresource="status",
-        )
-    except (NotFound, Conflict):  # deleted, or deleted and made again: the next look sees it
+        try:
+            answer = await _write_status(kube, module, status, version=str(module.resource_version))
+        except Conflict:  # it was written since: by us, by a person, or it was deleted and made again
+            now_there = (await kube.get(MODULES, module.name))["metadata"]
+            if now_there["uid"] != module.uid:
+                return None
+            answer = await _write_status(kube, module, status, version=now_there["resourceVersion"])
+    except (NotFound, Conflict):  # the next look sees it
         return None
     fail_point(FailPoint.STATUS_WRITTEN)
     for event in events_between(module.status, status):
@@ -158,6 +159,14 @@ async def write_status(
         fail_point(FailPoint.EVENT_TOLD)
     version = int(answer["metadata"]["resourceVersion"])
     return replace(module, status=answer["status"], resource_version=version)
+
+
+async def _write_status(
+    kube: HubApi, module: StoredModule, status: Mapping[str, Any], *, version: str
+) -> dict[str, Any]:
+    """The version is the only precondition that the API server knows for a status: it ignores a uid there."""
+    body = {"metadata": {"resourceVersion": version}, "status": dict(status)}
+    return await kube.merge_patch(MODULES, module.name, body, subresource="status")
 
 
 async def _tell(kube: HubApi, body: Mapping[str, Any]) -> None:

@@ -80,6 +80,3 @@ def _children(node: Any) -> Iterable[Any]:
     if isinstance(node, Mapping):
         return node.values()
     return node if isinstance(node, list | tuple) else ()
-
-
-without_nul = storable

@@ -77,12 +77,14 @@ class Failure:
 
     Attributes:
         retry_seconds: when the next try is due; None if a retry cannot help.
+        lacks_source: the image to sign is not there any more: it is built, or looked for, again.
     """
 
     reason: str
     message: str
     retry_seconds: float | None
     log_tail: str | None = None
+    lacks_source: bool = False
 
 
 Result: TypeAlias = "Built | Signed | Failure"
@@ -262,7 +264,10 @@ def _failed(artifact: Artifact, stage: Stage, failure: Failure, now: dt.datetime
     if failure.retry_seconds is None:
         return replace(told, state=ArtifactState.FAILED)
     due = now + _seconds(failure.retry_seconds)
-    return replace(told, state=stage.waiting, not_before=due, announce_after=due)
+    told = replace(told, not_before=due, announce_after=due)
+    if failure.lacks_source and stage is Stage.SIGN:
+        return replace(told, state=ArtifactState.WANTED, source=None)
+    return replace(told, state=stage.waiting)
 
 
 def _announced(artifact: Artifact, now: dt.datetime) -> Artifact:

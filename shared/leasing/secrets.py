@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from shared.domain.artifact import Access
 from shared.domain.errors import PermanentError, TransientError
@@ -46,7 +45,7 @@ class SecretReader:
             raise SecretMissing(f"Secret {name!r} does not exist in namespace {self._namespace!r}") from error
         try:
             return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
-        except binascii.Error as error:
+        except ValueError as error:
             raise SecretIncomplete(f"a field of Secret {name!r} is no base64") from error
 
     async def read_field(self, name: str, field: str) -> bytes:

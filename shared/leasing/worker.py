@@ -20,9 +20,11 @@ from shared.bus.port import Done, Retry, Verdict
 from shared.bus.topology import Queue
 from shared.domain.artifact import Stage
 from shared.domain.backoff import retry_delay
+from shared.domain.canonical import storable_text
 from shared.domain.errors import HubError, PermanentError
 from shared.domain.lease import Built, Failure, Lease, Result, Signed
 from shared.events.messages import Requested, decode_requested
+from shared.registry.errors import ImageMissing
 from shared.relay.backbone import Backbone
 from shared.relay.dead_letters import DeadLetters
 from shared.runtime.fail_point import FailPoint, fail_point
@@ -247,9 +249,10 @@ def failure_of(error: Exception, attempt: int, *, jitter: float) -> Failure:
             message=str(error),
             retry_seconds=None if is_final else retry_delay(attempt, jitter=jitter),
             log_tail=log_tail,
+            lacks_source=isinstance(error, ImageMissing),
         )
     return Failure(
         reason="InternalError",
-        message=f"{type(error).__name__}: {error}",
+        message=storable_text(f"{type(error).__name__}: {error}"),
         retry_seconds=retry_delay(attempt, jitter=jitter),
     )

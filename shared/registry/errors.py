@@ -23,8 +23,11 @@ class RegistryDenied(TransientError):
     reason = "RegistryDenied"
 
 
-class RegistryRejected(PermanentError):
-    """The registry calls the request wrong (other 4xx), or answers in a way the protocol does not know."""
+class RegistryRejected(TransientError):
+    """The registry calls the request wrong (other 4xx), or answers in a way the protocol does not know.
+
+    Tried again all the same: a proxy before a registry that is away answers like this, too.
+    """
 
     reason = "RegistryRejected"
 
@@ -35,8 +38,8 @@ class UnsafeAddress(PermanentError):
     reason = "UnsafeAddress"
 
 
-class ImageMissing(PermanentError):
-    """An image or a part of one that must be there is not."""
+class ImageMissing(TransientError):
+    """An image or a part of one that must be there is not; somebody may push it, or a registry come back."""
 
     reason = "ImageMissing"
 

@@ -17,7 +17,7 @@ from shared.domain.artifact import (
     request_from_json,
     request_to_json,
 )
-from shared.domain.canonical import without_nul
+from shared.domain.canonical import storable
 from shared.domain.lease import DROPPED, ENDED
 from shared.store.database import Connection, chunks, text_array
 from shared.store.port import Locked
@@ -171,7 +171,7 @@ def _artifact(row: dict[str, Any]) -> Artifact:
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:
-    row: dict[str, Any] = without_nul(
+    row: dict[str, Any] = storable(
         {
             "key": artifact.key,
             "target": artifact.request.target,

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.domain.canonical import without_nul
+from shared.domain.canonical import storable
 from shared.domain.work import ObservedWork, StoredWork, WorkCondition
 from shared.store.database import Connection, chunks, text_array
 from shared.store.tables import works
@@ -143,4 +143,4 @@ def _row(work: ObservedWork, *, posted: str | None) -> dict[str, Any]:
         "is_gone": work.is_gone,
         "resource_version": work.resource_version,
     }
-    return {name: without_nul(value) for name, value in row.items()}
+    return {name: storable(value) for name, value in row.items()}

@@ -22,7 +22,7 @@ from running_services import eventually
 from localhub.hub import HubAddresses
 from shared.bus import jetstream
 from shared.bus.connection import CLOSE_TIMEOUT_SECONDS, FLUSH_TIMEOUT_SECONDS
-from shared.bus.jetstream import BusUnavailable
+from shared.bus.jetstream import Bus, BusUnavailable
 from shared.bus.streams import open_administrator
 from shared.domain.leadership import Terms
 from shared.events.messages import SUBJECT_ROOT, Changed, Kind
@@ -99,6 +99,8 @@ class FreezingBroker(Broker):
     def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        stopped = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert stopped is not None  # until then it may still answer
 
     def thaw(self) -> None:
         assert self._process is not None
@@ -112,6 +114,16 @@ def broker(tmp_path: Path) -> Iterator[FreezingBroker]:
     yield running
     running.kill()
     gc.collect()  # the client leaves attempts to connect that failed to the collector, which warns
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Bus]:
+    """A bus that is closed whatever happens."""
+    bus = await jetstream.connect(url, name="test")
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 async def is_true(check: Check, what: str, *, seconds: float) -> None:
@@ -232,11 +244,10 @@ async def test_a_statement_whose_answer_never_comes_ends(database_url: str) -> N
 @LEFT_BEHIND
 @pytest.mark.parametrize("how", ["frozen-server", "dead-line"])
 async def test_a_bus_that_answers_no_more_is_noticed_and_used_again(broker: FreezingBroker, how: str) -> None:
-    async with line_to(broker.url) as (line, url):
-        administrator = await open_administrator(broker.url)
-        await administrator.ensure()
-        await administrator.close()
-        bus = await jetstream.connect(url, name="test")
+    administrator = await open_administrator(broker.url)
+    await administrator.ensure()
+    await administrator.close()
+    async with line_to(broker.url) as (line, url), connected(url) as bus:
         await bus.publish(SUBJECT, b"{}", message_id="before")
 
         if how == "frozen-server":
@@ -257,30 +268,30 @@ async def test_a_bus_that_answers_no_more_is_noticed_and_used_again(broker: Free
         line.speak()
         await is_true(lambda: bus.is_connected, "it is connected again", seconds=15)
         await bus.publish(SUBJECT, b"{}", message_id="again")
-        await bus.close()
 
 
 @LEFT_BEHIND
 async def test_a_frozen_bus_does_not_hold_up_a_stop(broker: FreezingBroker) -> None:
-    bus = await jetstream.connect(broker.url, name="test")
-    broker.freeze()
-    with within(2 * CLOSE_TIMEOUT_SECONDS + LAG):
-        await bus.close()
+    async with connected(broker.url) as bus:
+        broker.freeze()
+        with within(2 * CLOSE_TIMEOUT_SECONDS + LAG):
+            await bus.close()
 
 
 @LEFT_BEHIND
 async def test_many_messages_to_a_frozen_bus_fail_in_time(broker: FreezingBroker) -> None:
     """More than the sockets' buffers and the client's queue take."""
-    bus = await jetstream.connect(broker.url, name="test")
-    broker.freeze()
-    payload = b"x" * 60_000
-    with within(FLUSH_TIMEOUT_SECONDS + jetstream.PUBLISH_TIMEOUT_SECONDS + LAG):
-        ends = await asyncio.gather(
-            *(bus.publish(SUBJECT, payload, message_id=str(n)) for n in range(1500)), return_exceptions=True
-        )
-    assert {type(end) for end in ends} == {BusUnavailable}
-    with within(2 * CLOSE_TIMEOUT_SECONDS + LAG):
-        await bus.close()
+    async with connected(broker.url) as bus:
+        broker.freeze()
+        payload = b"x" * 60_000
+        with within(FLUSH_TIMEOUT_SECONDS + jetstream.PUBLISH_TIMEOUT_SECONDS + LAG):
+            ends = await asyncio.gather(
+                *(bus.publish(SUBJECT, payload, message_id=str(n)) for n in range(1500)),
+                return_exceptions=True,
+            )
+        assert {type(end) for end in ends} == {BusUnavailable}
+        with within(2 * CLOSE_TIMEOUT_SECONDS + LAG):
+            await bus.close()
 
 
 @LEFT_BEHIND
@@ -289,8 +300,7 @@ async def test_a_connection_that_takes_nothing_more_is_left_for_a_new_one(broker
     administrator = await open_administrator(broker.url)
     await administrator.ensure()
     await administrator.close()
-    async with line_to(broker.url) as (line, url):
-        bus = await jetstream.connect(url, name="test")
+    async with line_to(broker.url) as (line, url), connected(url) as bus:
         line.forget()
         payload = b"x" * 60_000
         await asyncio.gather(
@@ -305,7 +315,6 @@ async def test_a_connection_that_takes_nothing_more_is_left_for_a_new_one(broker
             return True
 
         await eventually(look, what="it is published", seconds=BUS_NOTICED_SECONDS + UNACKNOWLEDGED_SECONDS)
-        await bus.close()
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ from shared.domain.artifact import (
     request_from_json,
     request_to_json,
 )
-from shared.domain.canonical import canonical_json, content_hash, without_nul
+from shared.domain.canonical import canonical_json, content_hash, storable
 from shared.domain.kernel import KernelVersion
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
@@ -204,18 +204,18 @@ def test_the_hash_is_sha256_of_the_canonical_form() -> None:
 @given(values)
 def test_nothing_but_nul_is_taken_out(value: Any) -> None:
     """Postgres stores it neither in text nor in jsonb, and one spoke's claim must not stop the watcher for all."""
-    assert "\\u0000" not in json.dumps(without_nul(value))
+    assert "\\u0000" not in json.dumps(storable(value))
     if "\\u0000" not in json.dumps(value):
-        assert without_nul(value) == value
+        assert storable(value) == value
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("a\0b", without_nul("a\0b")),
-        ({"k\0": ["\0", 1, None, True]}, {without_nul("k\0"): [without_nul("\0"), 1, None, True]}),
+        ("a\0b", storable("a\0b")),
+        ({"k\0": ["\0", 1, None, True]}, {storable("k\0"): [storable("\0"), 1, None, True]}),
     ],
 )
 def test_nul_is_found_at_any_depth(value: Any, expected: Any) -> None:
-    assert without_nul(value) == expected
+    assert storable(value) == expected
     assert "\0" not in str(expected)
