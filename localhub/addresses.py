@@ -41,6 +41,8 @@ class HubAddresses:
             "DATABASE_URL": self.database_url,
             "KMMHUB_REGISTRY": self.registry,
             "KUBECTL": str(self.kubectl),
+            # One replica of each service runs here: what was killed need not be waited for long.
+            "KMMHUB_LEADER_LEASE_SECONDS": "3",
         }
         own = {"NATS_URL": self.nats_urls, "DATABASE_URL": self.database_urls}
         if service is None:

@@ -15,6 +15,7 @@ from typing import Any
 from shared.kube.client import (
     CONFIG_MAPS,
     EVENTS,
+    LEASES,
     MANAGED_CLUSTERS,
     MANIFEST_WORKS,
     MODULES,
@@ -68,7 +69,12 @@ class Kind:
 
 
 KINDS = {
-    resource: Kind(resource=resource, name=name, is_namespaced=is_namespaced, is_custom=bool(resource.group))
+    resource: Kind(
+        resource=resource,
+        name=name,
+        is_namespaced=is_namespaced,
+        is_custom=resource.group not in {"", LEASES.group},
+    )
     for resource, name, is_namespaced in (
         (MANAGED_CLUSTERS, "ManagedCluster", False),
         (MANIFEST_WORKS, "ManifestWork", True),
@@ -77,6 +83,7 @@ KINDS = {
         (SECRETS, "Secret", True),
         (EVENTS, "Event", True),
         (NAMESPACES, "Namespace", False),
+        (LEASES, "Lease", True),
     )
 }
 """The resources that the simulated hub serves."""

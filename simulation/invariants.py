@@ -13,7 +13,7 @@ from typing import Any
 from shared.domain.artifact import Artifact, ArtifactState, Stage
 from shared.domain.backoff import retry_delay
 from shared.domain.work import MODULE_LABEL
-from shared.kube.client import MANIFEST_WORKS, MODULES, Resource
+from shared.kube.client import LEASES, MANIFEST_WORKS, MODULES, Resource
 from shared.store.port import Facts
 from simulation.images import is_signed
 from simulation.store import Change
@@ -41,6 +41,7 @@ class Oracle:
     world: World
     user: User
     breaches: list[Breach] = field(default_factory=list)
+    writes: int = 0
     tags_set: int = 0
     _holders: dict[tuple[str, int], str] = field(default_factory=dict)
     _ready: set[str] = field(default_factory=set)
@@ -121,6 +122,7 @@ class Oracle:
         self, resource: Resource, before: dict[str, Any] | None, after: dict[str, Any] | None
     ) -> None:
         """An object of the hub was created, changed or removed."""
+        self.writes += resource != LEASES  # the leaders' heartbeat
         if resource == MANIFEST_WORKS and after is not None:
             spec_before = before["spec"] if before else None
             if after["spec"] != spec_before and after["metadata"]["name"] != PERMISSIONS:

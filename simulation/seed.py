@@ -188,7 +188,7 @@ class _Run:
 
     def _writes(self) -> dict[str, int]:
         return {
-            "writes to the hub": self.world.hub.version,
+            "writes to the hub": self.oracle.writes,
             "commits": self.world.store.commits,
             "tags set in the registry": self.oracle.tags_set,
         }

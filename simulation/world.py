@@ -12,11 +12,13 @@ from services.builder.stage import BuildStage
 from services.dispatcher.main import Dispatcher
 from services.dispatcher.reconcile import Reconciler
 from services.signer.stage import SignStage
-from services.watcher.main import reflect_all
+from services.watcher.main import leading_watcher
 from shared.bus.permissions import Identity, announced_prefixes
 from shared.bus.topology import BUILDS, SIGNATURES
 from shared.domain.artifact import EPOCH, Stage
+from shared.domain.leadership import Terms
 from shared.kube.client import NAMESPACES
+from shared.kube.leadership import Work, lead
 from shared.leasing.secrets import SecretReader
 from shared.leasing.worker import Perform, StageWorker
 from shared.relay.backbone import Backbone
@@ -37,7 +39,17 @@ LEASE_SECONDS = 30.0
 BUILD_SECONDS = 600.0
 RESYNC_SECONDS = 60.0
 
-SERVICES = ("watcher", "dispatcher", "builder-a", "builder-b", "signer-a", "signer-b", "streams")
+SERVICES = (
+    "watcher-a",
+    "watcher-b",
+    "dispatcher-a",
+    "dispatcher-b",
+    "builder-a",
+    "builder-b",
+    "signer-a",
+    "signer-b",
+    "streams",
+)
 """The processes; what follows a dash tells replicas apart."""
 
 
@@ -146,9 +158,17 @@ class World:
         backbone = Backbone(store=ports.store, bus=ports.bus, relay=relay)
         stop = ports.process.stopping
         work: dict[str, Callable[[], Awaitable[None]]] = {
-            "watcher": lambda: reflect_all(ports.kube, backbone, Process(stop=stop), namespace=NAMESPACE),
-            "dispatcher": lambda: self._dispatcher(ports, backbone).run(
-                stop, resync_seconds=RESYNC_SECONDS if self.healers.resyncs else 1e9
+            "watcher": lambda: self._lead(
+                "watcher",
+                ports,
+                leading_watcher(ports.kube, backbone, Process(stop=stop), namespace=NAMESPACE),
+            ),
+            "dispatcher": lambda: self._lead(
+                "dispatcher",
+                ports,
+                lambda leading: self._dispatcher(ports, backbone).run(
+                    leading, resync_seconds=RESYNC_SECONDS if self.healers.resyncs else 1e9
+                ),
             ),
             "builder": lambda: self._builder(ports, backbone).run(BUILDS),
             "signer": lambda: self._signer(ports, backbone).run(SIGNATURES),
@@ -158,6 +178,18 @@ class World:
             await work[service]()
             relay.wake()
             await relaying
+
+    async def _lead(self, name: str, ports: Ports, work: Work) -> None:
+        await lead(
+            ports.kube,
+            name=f"kmm-hub-{name}",
+            namespace=NAMESPACE,
+            identity=ports.process.name,
+            stop=ports.process.stopping,
+            work=work,
+            terms=Terms(),
+            wall=self.now,
+        )
 
     async def _keep_streams(self, process: SimulatedProcess) -> None:
         """As `kmmhub streams --watch`."""

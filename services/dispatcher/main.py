@@ -15,15 +15,17 @@ from services.dispatcher.reconcile import Reconciler
 from shared.bus.port import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
 from shared.domain.backoff import retry_delay
+from shared.domain.leadership import Terms
 from shared.events.messages import Changed, Kind, decode_changed
 from shared.kube.client import KubeClient
+from shared.kube.leadership import lead, make_identity
 from shared.relay.backbone import Backbone, open_backbone
 from shared.relay.dead_letters import DeadLetters
 from shared.runtime.clock import now
 from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.runtime.process import Process, run
-from shared.runtime.settings import ServiceSettings, read_settings
+from shared.runtime.settings import ReplicaSettings, read_settings
 from shared.store import artifacts
 from shared.store.port import StoreUnavailable
 
@@ -37,7 +39,7 @@ REPORT_SECONDS = 0.3
 """Changes of a module within this time share one write of its status."""
 
 
-class DispatcherSettings(ServiceSettings):
+class DispatcherSettings(ReplicaSettings):
     """Settings of the dispatcher."""
 
     resync_seconds: float = Field(default=60.0, gt=0, validation_alias="KMMHUB_RESYNC_SECONDS")
@@ -191,15 +193,32 @@ async def dispatch(settings: DispatcherSettings, process: Process) -> None:
     """Dispatch until the process is stopped."""
     async with (
         await KubeClient.connect() as kube,
+        await KubeClient.connect() as election,
         open_backbone(settings, process, service="dispatcher") as backbone,
     ):
         if backbone is None:
             return
-        reconciler = Reconciler(
-            kube=kube,
-            store=backbone.store,
-            now=now,
+
+        def dispatcher() -> Dispatcher:
+            """A new one for each time of leading: what it remembers is over once another replica has led."""
+            return Dispatcher(
+                Reconciler(
+                    kube=kube,
+                    store=backbone.store,
+                    now=now,
+                    namespace=settings.operator_namespace,
+                    grant=settings.spoke_permissions,
+                ),
+                backbone,
+            )
+
+        await lead(
+            election,
+            name="kmm-hub-dispatcher",
             namespace=settings.operator_namespace,
-            grant=settings.spoke_permissions,
+            identity=make_identity(),
+            stop=process.stop,
+            work=lambda leading: dispatcher().run(leading, resync_seconds=settings.resync_seconds),
+            terms=Terms(lease_seconds=settings.leader_lease_seconds),
+            checks=process.checks,
         )
-        await Dispatcher(reconciler, backbone).run(process.stop, resync_seconds=settings.resync_seconds)

@@ -13,18 +13,20 @@ from services.watcher import facts, kinds, record
 from services.watcher.facts import Row
 from services.watcher.record import FactTable
 from services.watcher.reflect import Recorder, reflect
+from shared.domain.leadership import Terms
 from shared.domain.work import ObservedWork, observe_work
 from shared.kube import client
 from shared.kube.client import KubeClient
+from shared.kube.leadership import Work, lead, make_identity
 from shared.kube.port import HubApi
 from shared.kube.reflector import Listed, Reflector
 from shared.relay.backbone import Backbone, open_backbone
 from shared.runtime.process import Process, run
-from shared.runtime.settings import ServiceSettings, read_settings
+from shared.runtime.settings import ReplicaSettings, read_settings
 from shared.store.port import Transaction
 
 
-class WatcherSettings(ServiceSettings):
+class WatcherSettings(ReplicaSettings):
     """Nothing of its own yet."""
 
 
@@ -121,10 +123,34 @@ async def watch(settings: WatcherSettings, process: Process) -> None:
     """Reflect all resources until the process is stopped."""
     async with (
         await KubeClient.connect() as kube,
+        await KubeClient.connect() as election,
         open_backbone(settings, process, service="watcher") as backbone,
     ):
         if backbone is not None:
-            await reflect_all(kube, backbone, process, namespace=settings.operator_namespace)
+            await lead(
+                election,
+                name="kmm-hub-watcher",
+                namespace=settings.operator_namespace,
+                identity=make_identity(),
+                stop=process.stop,
+                work=leading_watcher(kube, backbone, process, namespace=settings.operator_namespace),
+                terms=Terms(lease_seconds=settings.leader_lease_seconds),
+                checks=process.checks,
+            )
+
+
+def leading_watcher(kube: HubApi, backbone: Backbone, process: Process, *, namespace: str) -> Work:
+    """What a watcher does while it leads. A replica that stands by is ready without having listed anything."""
+
+    async def work(leading: asyncio.Event) -> None:
+        try:
+            await reflect_all(
+                kube, backbone, Process(stop=leading, checks=process.checks), namespace=namespace
+            )
+        finally:
+            process.checks.pop("hub", None)
+
+    return work
 
 
 async def reflect_all(kube: HubApi, backbone: Backbone, process: Process, *, namespace: str) -> None:

@@ -64,6 +64,13 @@ class ServiceSettings(BusSettings):
     """Where ConfigMaps and Secrets that modules name are looked up (OPERATOR_NAMESPACE)."""
 
 
+class ReplicaSettings(ServiceSettings):
+    """What a service needs of which one replica works, and the others stand by."""
+
+    leader_lease_seconds: int = Field(default=15, ge=1, validation_alias="KMMHUB_LEADER_LEASE_SECONDS")
+    """After how many seconds of silence another replica takes over."""
+
+
 def read_settings(kind: type[SettingsT]) -> SettingsT:
     """Read settings from the environment.
 

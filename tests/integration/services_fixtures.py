@@ -49,6 +49,7 @@ async def run_fleet(hub: HubAddresses, directory: Path, **settings: str) -> Asyn
     environment = addresses.environment() | {
         "OPERATOR_NAMESPACE": namespace,
         "KMMHUB_RESYNC_SECONDS": "3600",
+        "KMMHUB_LEADER_LEASE_SECONDS": "2",
         "KMMHUB_LEASE_SECONDS": "3",
         **settings,
     }
