@@ -174,17 +174,20 @@ async def test_a_lease_is_given_back(fleet: Fleet, work: Work, name: str, action
         line.speak()
         other = fleet.services.another(name, number=4)
         other.start()
-        await fleet.ready(built, seconds=90)
-        row = await fleet.database.fetchrow(query, target)
-        assert row is not None
-        assert (row["fence"], row["lease_owner"].endswith(f"/{other.pid}")) == (2, True)
-        await walker.recover()
-        if action == "stop":
-            assert await asyncio.to_thread(walker.service.status) == 0
-            walker.service.start()
-        await fleet.ready(built)
-        assert await fleet.database.fetchrow(query, target) == row
-        assert await asyncio.to_thread(other.end) == 0
+        try:
+            await fleet.ready(built, seconds=90)
+            row = await fleet.database.fetchrow(query, target)
+            assert row is not None
+            assert row["fence"] == {"builder": 2, "signer": 3}[name]
+            assert row["lease_owner"].endswith(f"/{other.pid}")
+            await walker.recover()
+            if action == "stop":
+                assert await asyncio.to_thread(walker.service.status) == 0
+                walker.service.start()
+            await fleet.ready(built)
+            assert await fleet.database.fetchrow(query, target) == row
+        finally:
+            assert await asyncio.to_thread(other.end) == 0
 
 
 @pytest.mark.parametrize("action", ["kill", "stop"])
