@@ -39,10 +39,13 @@ def facts_recorder(table: FactTable, to_row: Callable[[Any], Row]) -> Recorder[A
         await record.record_facts(transaction, table, rows)
 
     async def removed(transaction: Transaction, objects: Sequence[Any]) -> None:
-        await record.forget_facts(transaction, table, [item.metadata.name for item in objects])
+        gone = {item.metadata.name: int(item.metadata.resource_version) for item in objects}
+        await record.forget_facts(transaction, table, gone)
 
     async def listed(transaction: Transaction, end: Listed) -> None:
-        await record.keep_only_facts(transaction, table, {name for _, name in end.keys})
+        await record.keep_only_facts(
+            transaction, table, {name for _, name in end.keys}, resource_version=end.resource_version
+        )
         await record.mark_synced(transaction, table.table, resource_version=end.resource_version)
 
     return Recorder(seen=seen, removed=removed, listed=listed)

@@ -42,6 +42,7 @@ async def record_facts(transaction: Transaction, facts: FactTable, rows: Sequenc
     if not rows:
         return 0
     known = await transaction.lock_facts(facts.table, [row["name"] for row in rows])
+    rows = [row for row in rows if not is_outdated(row, known.get(row["name"]))]
     new = [keep_last_known(facts, row, known.get(row["name"])) for row in rows]
     changed = [row for row in new if row != {key: known.get(row["name"], {}).get(key) for key in row}]
     await transaction.put_facts(facts.table, changed)
@@ -50,16 +51,25 @@ async def record_facts(transaction: Transaction, facts: FactTable, rows: Sequenc
     return len(news)
 
 
-async def forget_facts(transaction: Transaction, facts: FactTable, names: Collection[str]) -> None:
-    """Remove objects that no longer exist, and announce it."""
+async def forget_facts(transaction: Transaction, facts: FactTable, gone: Mapping[str, int]) -> None:
+    """Remove objects that no longer exist, and announce it.
+
+    Args:
+        gone: names, and the resourceVersion as of which each is gone; what was seen later stays.
+    """
+    known = await transaction.lock_facts(facts.table, gone.keys())
+    names = [name for name, row in known.items() if row["resource_version"] <= gone[name]]
     removed = await transaction.remove_facts(facts.table, names)
     await announce(transaction, (Changed(kind=facts.kind, name=name) for name in sorted(removed)))
 
 
-async def keep_only_facts(transaction: Transaction, facts: FactTable, names: Collection[str]) -> None:
-    """After a complete list: forget everything that was not in it."""
+async def keep_only_facts(
+    transaction: Transaction, facts: FactTable, names: Collection[str], *, resource_version: int
+) -> None:
+    """After a complete list as of a version: forget everything that was not in it."""
     known = await transaction.read_facts(facts.table)
-    await forget_facts(transaction, facts, known.keys() - set(names))
+    missing = known.keys() - set(names)
+    await forget_facts(transaction, facts, dict.fromkeys(sorted(missing), resource_version))
 
 
 async def record_observed_works(transaction: Transaction, observed: Sequence[ObservedWork]) -> None:
@@ -80,6 +90,15 @@ async def mark_synced(transaction: Transaction, resource: str, *, resource_versi
     """Note that a resource was listed completely, and let everything be looked at."""
     await transaction.mark_synced(resource, resource_version=resource_version)
     await announce(transaction, [Changed(kind=Kind.EVERYTHING, name=resource)])
+
+
+def is_outdated(row: Row, known: Mapping[str, object] | None) -> bool:
+    """Whether something newer is known: a watcher that leads no more may still have an old batch in hand.
+
+    A hub that is restored from a backup must let its revisions grow on, as Kubernetes asks (`etcdutl snapshot restore
+    --bump-revision`).
+    """
+    return known is not None and row["resource_version"] < int(str(known["resource_version"]))
 
 
 def keep_last_known(facts: FactTable, row: Row, known: Mapping[str, object] | None) -> Row:

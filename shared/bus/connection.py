@@ -16,6 +16,7 @@ from pathlib import Path
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from prometheus_client import Counter
 
@@ -105,7 +106,25 @@ class Denials:
                 del self._waiting[subject.lower()]
 
 
-class _NkeyClient(Client):
+class _SturdyClient(Client):
+    """A client that no message can stop: the library's reading loop ends at one that it cannot decode."""
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            found: dict[str, str] | None = await super()._process_headers(headers)
+        except (ValueError, LookupError) as error:  # whatever it is, the message itself can be handled
+            log.warning("bus.headers_unreadable", error=repr(error))
+            return None
+        return found
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        message: Msg = super()._build_message(sid, _text(subject), _text(reply), data, headers)
+        return message
+
+
+class _NkeyClient(_SturdyClient):
     """A client that signs by our own `Nkey`: the library's way needs a further package for the same signature."""
 
     def __init__(self, nkey: Nkey) -> None:
@@ -156,7 +175,7 @@ async def open_client(
     async def reconnected() -> None:
         _keep_alive(client)
 
-    client = Client() if nkey is None else _NkeyClient(nkey)
+    client = _SturdyClient() if nkey is None else _NkeyClient(nkey)
     try:
         # The client's own limit is for one attempt, and reconnecting for ever includes the first connection.
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
@@ -197,6 +216,11 @@ async def close_client(client: Client) -> None:
         writer = _writer(client)
         if writer is not None:
             writer.transport.abort()
+
+
+def _text(name: bytes) -> bytes:
+    """A name that decodes: others may put any bytes into a subject."""
+    return name.decode(errors="replace").encode()
 
 
 def _keep_alive(client: Client) -> None:

@@ -95,7 +95,8 @@ async def _messages(
 async def _handle(messages: Sequence[Message], handler: BatchHandler, queue: Queue) -> None:
     """Run the handler while telling the server that the messages are still being worked on."""
     fail_point(FailPoint.MESSAGE_FETCHED)
-    heartbeat = asyncio.create_task(_keep(messages, queue.ack_wait / 3))
+    is_over = asyncio.Event()
+    heartbeat = asyncio.create_task(_keep(messages, queue.ack_wait / 3, is_over))
     verdicts: Sequence[Verdict]
     try:
         verdicts = await handler([message.delivery for message in messages])
@@ -103,6 +104,7 @@ async def _handle(messages: Sequence[Message], handler: BatchHandler, queue: Que
         log.exception("bus.handler_failed", stream=queue.stream)
         verdicts = [Retry(seconds=FAILED_RETRY_SECONDS)] * len(messages)
     finally:
+        is_over.set()  # the client's library loses a cancellation now and then
         heartbeat.cancel()
     fail_point(FailPoint.MESSAGE_HANDLED)
     settled = zip(messages, verdicts, strict=True)
@@ -119,9 +121,8 @@ async def _settle(message: Message, verdict: Verdict) -> None:
             await message.nak(delay=verdict.seconds)
 
 
-async def _keep(messages: Sequence[Message], interval: float) -> None:
-    while True:
-        await asyncio.sleep(interval)
+async def _keep(messages: Sequence[Message], interval: float, is_over: asyncio.Event) -> None:
+    while not await pause(is_over, interval):
         for message in messages:
             with contextlib.suppress(BusUnavailable):
                 await message.in_progress()

@@ -44,6 +44,7 @@ __all__ = [
 log = structlog.get_logger()
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
+ACK_TIMEOUT_SECONDS = 5.0
 MISSING_SECONDS = 10.0
 """How long a stream counts as missing after somebody asked for it in vain."""
 
@@ -195,9 +196,9 @@ class _Message:
         )
 
     async def ack(self) -> None:
-        """As `Message.ack`."""
+        """As `Message.ack`; the server says that it knows."""
         with _errors_of_nats("ack"):
-            await self.message.ack()
+            await self.message.ack_sync(timeout=ACK_TIMEOUT_SECONDS)
 
     async def nak(self, *, delay: float) -> None:
         """As `Message.nak`."""

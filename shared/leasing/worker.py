@@ -216,16 +216,18 @@ class StageWorker:
 
     async def _keep(self, holder: Holder) -> None:
         """Extend the lease while the work goes on; returns when it is lost."""
-        extended = _time()
-        while _time() < extended + self._lease_seconds:
-            await asyncio.sleep(self._lease_seconds / 3)
+        extended, interval = _time(), self._lease_seconds / 3
+        while (left := extended + self._lease_seconds - _time()) > 0:
+            await asyncio.sleep(min(interval, left))
+            sent = _time()
             try:
-                await holder.confirm()
-                extended = _time()
+                async with asyncio.timeout(interval):
+                    await holder.confirm()
+                extended = sent
             except LeaseLost:
                 return
-            except StoreUnavailable as error:
-                log.warning("lease.not_extended", error=str(error))
+            except (StoreUnavailable, TimeoutError) as error:
+                log.warning("lease.not_extended", error=repr(error))
 
 
 def _time() -> float:

@@ -19,6 +19,10 @@ IDLE_SECONDS = 1.0
 """A row whose process died before it could wake its relay waits at most this long."""
 
 
+STALE_SECONDS = 10.0
+"""A relay that has not looked at the outbox for so long hangs."""
+
+
 class Relay:
     """Drains the outbox by existence: lock, publish, delete, commit.
 
@@ -32,8 +36,12 @@ class Relay:
         self._bus = bus
         self._subjects = subjects
         self._wake = asyncio.Event()
-        self.is_draining = False
-        """Whether the last look at the outbox went well: database and bus are there."""
+        self._drained: float | None = None
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether a look at the outbox went well not long ago: database and bus are there."""
+        return self._drained is not None and _time() - self._drained < STALE_SECONDS
 
     def wake(self) -> None:
         """Something was just committed to the outbox: publish without waiting for the next look."""
@@ -47,7 +55,7 @@ class Relay:
                 if await self._drain_once() == BATCH:
                     continue
             except StoreUnavailable as error:
-                self.is_draining = False
+                self._drained = None
                 log.warning("relay.failed", error=str(error))
                 self._wake.clear()
             await pause(self._wake, IDLE_SECONDS)
@@ -57,7 +65,7 @@ class Relay:
         async with self._store.begin() as transaction:
             rows = await transaction.lock_outbox(limit=BATCH, subjects=self._subjects)
             if not rows:
-                self.is_draining = True
+                self._drained = _time()
                 return 0
             fail_point(FailPoint.OUTBOX_LOCKED)
             refusals = await asyncio.gather(*(self._publish(row) for row in rows))
@@ -69,7 +77,7 @@ class Relay:
         waiting = [refusal for refusal in refusals if refusal is not None]
         if waiting:
             log.warning("relay.failed", error=waiting[0], waiting=len(waiting))
-        self.is_draining = not waiting
+        self._drained = None if waiting else _time()
         return len(published)
 
     async def _publish(self, row: OutboxRow) -> str | None:
@@ -80,3 +88,7 @@ class Relay:
         except BusUnavailable as error:
             return str(error)
         return None
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

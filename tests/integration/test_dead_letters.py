@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import nats
 import pytest
@@ -346,3 +347,36 @@ async def test_a_handler_that_raises_has_eight_tries_on_real_servers(
         deliveries=MOST_DELIVERIES,
         died_at=letter["died_at"],
     )
+
+
+async def test_bytes_that_are_no_text_stop_nobody(fleet: Fleet, addresses: HubAddresses) -> None:
+    """The client's library ends its reading loop at a subject or at headers that it cannot read."""
+    url = urlsplit(addresses.nats_url)
+    options = {
+        "user": url.username,
+        "pass": url.password,
+        "headers": True,
+        "verbose": False,
+        "pedantic": False,
+    }
+    assert url.hostname is not None
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    await reader.readline()
+    writer.write(f"CONNECT {json.dumps(options)}\r\n".encode())
+    writer.write(b"PUB kmm.changed.\xff\xfe 4\r\njunk\r\n")
+    writer.write(b"PUB kmm.build.\xc3( 4\r\njunk\r\n")
+    bare = b"NATS/1.0"
+    writer.write(b"HPUB kmm.changed.bare %d %d\r\n%sjunk\r\n" % (len(bare), len(bare) + 4, bare))
+    writer.write(b"PING\r\n")
+    await writer.drain()
+    async with asyncio.timeout(10):
+        assert await reader.readline() == b"PONG\r\n"
+    writer.close()
+    await writer.wait_closed()
+
+    await letters(fleet, 3, seconds=40)
+    name = fleet.new_name()
+    await fleet.add_cluster(f"{name}-c", label=name, kernels=[KERNEL])
+    await fleet.push(name, KERNEL)
+    await fleet.add_module(name)
+    await fleet.ready(name)
