@@ -42,12 +42,14 @@ class Bug:
         place: the object that is patched, and its attribute.
         broken: what stands there instead.
         gentle: found without healers and without faults that lose anything, which would hide it.
+        without: healers that would hide it.
     """
 
     what: str
     place: tuple[Any, str]
     broken: Callable[..., Any] | property
     gentle: bool = False
+    without: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -173,6 +175,17 @@ BUGS: dict[str, Bug] = {
         what="nothing is ever compared again; only what is announced is looked at",
         place=(services.dispatcher.main.Dispatcher, "resync"),
         broken=_never,
+    ),
+    "no-sweeper": Bug(
+        what="nobody announces what is overdue",
+        place=(services.dispatcher.main.Dispatcher, "sweep"),
+        broken=_never,
+        without=("polls",),
+    ),
+    "tag-shipped": Bug(
+        what="works name tags instead of digests",
+        place=(services.dispatcher.catalog, "pin"),
+        broken=lambda image, _: image,
     ),
     "kernel-taken-away": Bug(
         what="a work is written although a kernel that it serves is not ready",

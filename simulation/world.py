@@ -38,6 +38,7 @@ NAMESPACE = "kmm-operator"
 LEASE_SECONDS = 30.0
 BUILD_SECONDS = 600.0
 RESYNC_SECONDS = 60.0
+LEADER_SECONDS = 60
 
 SERVICES = (
     "watcher-a",
@@ -187,7 +188,7 @@ class World:
             identity=ports.process.name,
             stop=ports.process.stopping,
             work=work,
-            terms=Terms(),
+            terms=Terms(lease_seconds=LEADER_SECONDS),
             wall=self.now,
         )
 

@@ -59,6 +59,8 @@ def test_nothing_is_lost_and_nothing_done_twice(seeds: int, without: list[str]) 
 @pytest.mark.parametrize("bug", sorted(BUGS))
 def test_a_planted_bug_is_found(bug: str) -> None:
     without = NO_HEALERS if BUGS[bug].gentle else []
+    for healer in BUGS[bug].without:
+        without = [*without, "--without", healer]
     figures = simulate("--seed", "1", "--seeds", "300", "--bug", bug, "--stop", *without)
 
     assert figures["failed"], f"{BUGS[bug].what}: not found in {figures['seeds']} seeds"
