@@ -177,96 +177,9 @@ async def test_retry_delivers_again_after_the_pause(bus: Bus, queue: Queue) -> N
     assert all(0.45 < after - before < 2 for before, after in itertools.pairwise(times))
 
 
-async def test_a_handler_that_takes_long_keeps_its_message(bus: Bus, queue: Queue) -> None:
-    async def slowly(_: bytes) -> Verdict:
-        await asyncio.sleep(3 * queue.ack_wait)
-        return Done()
-
-    inbox = Inbox(slowly)
-    async with consuming(bus, queue, inbox, concurrency=2):
-        await publish(bus, queue, b"a")
-        await asyncio.sleep(4.5 * queue.ack_wait)
-    assert inbox.seen == [b"a"]
-
-
-async def test_the_message_of_a_worker_that_died_goes_to_another(
-    broker: Broker, bus: Bus, queue: Queue
-) -> None:
-    async def never(_: bytes) -> Verdict:
-        await asyncio.sleep(60)
-        return Done()
-
-    dead, alive = Inbox(never), Inbox()
-    task = asyncio.create_task(bus.consume(queue, dead, concurrency=1, stop=asyncio.Event()))
-    await publish(bus, queue, b"a")
-    await dead.has(b"a")
-    task.cancel()
-    other = await jetstream.connect(broker.url, name="other")
-    async with consuming(other, queue, alive):
-        await alive.has(b"a")
-    await other.close()
-
-
-async def test_no_more_are_handled_at_once_than_asked_for(bus: Bus, queue: Queue) -> None:
-    running, most = 0, 0
-
-    async def count(_: bytes) -> Verdict:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.1)
-        running -= 1
-        return Done()
-
-    inbox = Inbox(count)
-    payloads = [str(number).encode() for number in range(12)]
-    async with consuming(bus, queue, inbox, concurrency=3):
-        await publish(bus, queue, *payloads)
-        await inbox.has(*payloads)
-    assert most == 3
-
-
-async def test_two_workers_share_the_messages(broker: Broker, bus: Bus, queue: Queue) -> None:
-    other = await jetstream.connect(broker.url, name="other")
-    first, second = Inbox(slow_done), Inbox(slow_done)
-    payloads = [str(number).encode() for number in range(20)]
-    async with consuming(bus, queue, first), consuming(other, queue, second):
-        await publish(bus, queue, *payloads)
-
-        async def all_seen() -> bool:
-            return len(first.seen + second.seen) >= len(payloads)
-
-        await eventually(all_seen, what="all messages")
-    await other.close()
-    assert Counter(first.seen + second.seen) == Counter(payloads)
-    assert first.seen
-    assert second.seen
-
-
 async def slow_done(_: bytes) -> Verdict:
     await asyncio.sleep(0.02)
     return Done()
-
-
-async def test_stopping_finishes_what_is_in_hand(bus: Bus, queue: Queue) -> None:
-    finished = []
-
-    async def slowly(payload: bytes) -> Verdict:
-        await asyncio.sleep(0.7)
-        finished.append(payload)
-        return Done()
-
-    inbox = Inbox(slowly)
-    async with consuming(bus, queue, inbox, concurrency=2):
-        await publish(bus, queue, b"a", b"b", b"c")
-        await inbox.has(b"a", b"b")
-
-    assert set(finished) == set(inbox.seen)
-    rest = Inbox()
-    async with consuming(bus, queue, rest):
-        await rest.has(*({b"a", b"b", b"c"} - set(finished)))
-        await asyncio.sleep(1.5 * queue.ack_wait)
-    assert Counter(finished + rest.seen) == Counter([b"a", b"b", b"c"])
 
 
 async def delete(broker: Broker, queue: Queue, what: str) -> None:
