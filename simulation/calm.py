@@ -9,7 +9,7 @@ from shared.domain.work import MODULE_LABEL
 from shared.kube.client import MANIFEST_WORKS, MODULES
 from simulation.images import is_signed
 from simulation.invariants import PERMISSIONS, images_of
-from simulation.store_rows import ARTIFACTS, OUTBOX
+from simulation.store_rows import ARTIFACTS, DEAD_LETTERS, OUTBOX
 from simulation.user import Making, User, WantedCluster, WantedModule
 from simulation.world import World
 
@@ -35,6 +35,10 @@ def unmet(world: World, user: User) -> list[str]:
         )
     ]
     stray = [f"work {name} of {cluster} should be gone" for name, cluster in sorted(works.keys() - wanted)]
+    buried = [
+        letter for letter in world.store.table(DEAD_LETTERS).values() if letter.payload not in world.poison
+    ]
+    stray += [f"a good message died: {letter.subject}: {letter.cause}" for letter in buried]
     waiting = world.store.table(OUTBOX)
     return (
         missing + stray + _modules(world, user) + [f"{len(waiting)} announcements wait" for _ in waiting][:1]

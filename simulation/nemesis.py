@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.bus.port import BusUnavailable
 from shared.bus.topology import QUEUES
+from simulation.line import LineBroken
 from simulation.world import SERVICES, World
 
 WORKERS = tuple(name for name in SERVICES if name.startswith(("builder", "signer")))
@@ -32,6 +35,7 @@ class Nemesis:
             self.cut_watches,
             self.compact,
             self.duplicate,
+            self.poison,
             self.restart,
         ]
         harsh: list[Callable[[], Coroutine[Any, Any, None]]] = [
@@ -142,6 +146,16 @@ class Nemesis:
         weather.duplicates = weather.disorder = 0.3
         await self._while(60.0)
         weather.duplicates = weather.disorder = 0.0
+
+    async def poison(self) -> None:
+        """Somebody sends what nobody can read."""
+        subject = f"{self.chance.choice(('kmm.changed.module', 'kmm.build', 'kmm.sign'))}.poison"
+        payload = self.chance.choice(
+            (b"\xff\0", b"{}", b'{"type":"kmm.requested.v9"}', self.chance.randbytes(200))
+        )
+        self.world.poison.add(payload)
+        with contextlib.suppress(BusUnavailable, LineBroken):
+            self.world.broker.publish(subject, payload, f"poison-{self.chance.getrandbits(64)}")
 
     async def forget(self) -> None:
         """Messages are acknowledged and lost."""

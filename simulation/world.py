@@ -88,6 +88,7 @@ class World:
     Attributes:
         weather: of all lines.
         journal: (second, what happened), in the domain's terms.
+        poison: messages that nobody can read, by payload.
     """
 
     loop: SimulationLoop
@@ -95,6 +96,7 @@ class World:
     weather: Weather = field(default_factory=Weather)
     broker_weather: BrokerWeather = field(default_factory=BrokerWeather)
     journal: list[tuple[float, str]] = field(default_factory=list)
+    poison: set[bytes] = field(default_factory=set)
     processes: dict[str, SimulatedProcess] = field(default_factory=dict)
     store: StoreState = field(init=False)
     hub: HubState = field(init=False)
