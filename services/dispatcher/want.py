@@ -38,7 +38,9 @@ async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]
             {place: need.request.key for place, need in wanted.items()}
         )
         new = await artifacts.want(transaction, [need.request for need in wanted.values()])
-        again = await artifacts.check_again(transaction, (others | picture.dropped) - set(new))
+        # A module that is going still needs its artifacts in the picture, but wants none that were given up.
+        dropped = picture.dropped & {need.request.key for need in wanted.values()}
+        again = await artifacts.check_again(transaction, (others | dropped) - set(new))
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])
         fail_point(FailPoint.ARTIFACTS_WANTED)
