@@ -85,8 +85,8 @@ class Dispatcher:
     async def resync(self, stop: asyncio.Event, *, every: float) -> None:
         """Compare everything now and then: the second way for whatever an announcement missed."""
         while not stop.is_set():
-            await self._pass({Changed(kind=Kind.EVERYTHING, name="resync")})
-            await pause(stop, every)
+            verdict = await self._pass({Changed(kind=Kind.EVERYTHING, name="resync")})
+            await pause(stop, min(verdict.seconds, every) if isinstance(verdict, Retry) else every)
 
     async def retry(self, stop: asyncio.Event) -> None:
         """Look again at whatever the API server did not take."""

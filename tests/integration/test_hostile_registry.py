@@ -76,9 +76,9 @@ async def client() -> AsyncIterator[RegistryClient]:
 
 
 @pytest.fixture
-def run() -> Callable[[Awaitable[Any]], Any]:
+async def run() -> Callable[[Awaitable[Any]], Any]:
     """Runs a coroutine of an example in the loop of the fixtures."""
-    return asyncio.get_event_loop_policy().get_event_loop().run_until_complete
+    return asyncio.get_running_loop().run_until_complete
 
 
 DIGEST = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"

@@ -204,10 +204,9 @@ def test_any_list_is_survived_and_forgets_nothing_that_has_a_name(
 
 
 @pytest.fixture
-def run() -> Callable[[Awaitable[Any]], Any]:
+async def run() -> Callable[[Awaitable[Any]], Any]:
     """Runs a coroutine of an example in the loop of the fixtures."""
-    loop = asyncio.get_event_loop_policy().get_event_loop()
-    return loop.run_until_complete
+    return asyncio.get_running_loop().run_until_complete
 
 
 async def test_an_object_that_cannot_be_read_is_kept_by_name(kube: KubeClient, server: HostileServer) -> None:
