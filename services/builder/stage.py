@@ -9,11 +9,11 @@ import orjson
 import structlog
 
 from services.builder.build_request import BuildRequest
-from services.builder.plan import Adopt, Build, Found, Missing, plan, staging_tag
+from services.builder.plan import Adopt, Build, Found, Missing, Promote, plan, staging_tag
 from services.builder.tools import BuildTools
 from shared.domain.artifact import RECIPE_LABEL, SOURCE_LABEL, ArtifactRequest
 from shared.domain.errors import TransientError
-from shared.domain.image import ImageReference
+from shared.domain.image import DEFAULT_TAG, ImageReference
 from shared.domain.lease import Built, Lease
 from shared.leasing.secrets import SecretReader, registry_access
 from shared.leasing.worker import Holder
@@ -58,6 +58,9 @@ class BuildStage:
             case Adopt(image=image):
                 log.info("image.adopted", image=image)
                 return Built(source=image, is_adopted=True)
+            case Promote(image=image):
+                await self._promote(image, request, holder, docker_config)
+                return Built(source=image, is_adopted=True)
             case Build(destination=destination):
                 await holder.confirm()
                 fail_point(FailPoint.BUILD_PLANNED)
@@ -66,7 +69,24 @@ class BuildStage:
                 )
                 fail_point(FailPoint.IMAGE_BUILT)
                 image = ImageReference.parse(request.target).pinned(built.digest)
+                if request.sign is None:
+                    await self._promote(image, request, holder, docker_config)
                 return Built(source=image, is_adopted=False, log_tail=built.log_tail)
+
+    async def _promote(
+        self, image: str, request: ArtifactRequest, holder: Holder, docker_config: bytes | None
+    ) -> None:
+        """Move the target's tag, as the one who holds the lease. Raises LeaseLost, HubError."""
+        target = ImageReference.parse(request.target)
+        digest = ImageReference.parse(image).digest
+        assert digest is not None
+        await holder.confirm()
+        await self._registry.tag(
+            target.with_tag(target.tag or DEFAULT_TAG),
+            digest,
+            access=registry_access(request.access, docker_config, target),
+        )
+        fail_point(FailPoint.IMAGE_PROMOTED)
 
     async def _find_other(self, request: ArtifactRequest, docker_config: bytes | None) -> Found | None:
         staging = staging_tag(request)

@@ -41,6 +41,10 @@ async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]
         # A module that is going still needs its artifacts in the picture, but wants none that were given up.
         dropped = picture.dropped & {need.request.key for need in wanted.values()}
         again = await artifacts.check_again(transaction, (others | dropped) - set(new))
+        # At once, not with the next pass over everything: what was replaced may be under way to the same tag.
+        lost = await artifacts.drop_unneeded(transaction) if others else []
+    for key in lost:
+        log.info("artifact.dropped", artifact=key[:16])
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])
         fail_point(FailPoint.ARTIFACTS_WANTED)

@@ -40,6 +40,7 @@ class FailPoint(StrEnum):
 
     BUILD_PLANNED = "build_planned"
     IMAGE_BUILT = "image_built"
+    IMAGE_PROMOTED = "image_promoted"
 
     SIGNED_IMAGE_PUSHED = "signed_image_pushed"
     SIGNATURES_VERIFIED = "signatures_verified"

@@ -38,7 +38,7 @@ OWN: Mapping[str, tuple[FailPoint, ...]] = {
         P.EVENT_TOLD,
         P.MODULE_RELEASED,
     ),
-    "builder": (P.BUILD_PLANNED, P.IMAGE_BUILT),
+    "builder": (P.BUILD_PLANNED, P.IMAGE_BUILT, P.IMAGE_PROMOTED),
     "signer": (P.SIGNED_IMAGE_PUSHED, P.SIGNATURES_VERIFIED, P.TAG_MOVED),
 }
 WALKS: Mapping[Action, Mapping[str, tuple[FailPoint, ...]]] = {

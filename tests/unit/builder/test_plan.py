@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.builder.plan import Adopt, Build, Found, Missing, Plan, plan, staging_tag
+from services.builder.plan import Adopt, Build, Found, Missing, Plan, Promote, plan, staging_tag
 from shared.domain.artifact import ArtifactRequest, BuildRecipe, SignRecipe
 from shared.domain.kernel import KernelVersion
 
@@ -41,6 +41,10 @@ def pinned(number: int, name: str = "r.example:5000/a/k") -> Adopt:
     return Adopt(image=f"{name}@{digest(number)}")
 
 
+def promoted(number: int) -> Promote:
+    return Promote(image=f"r.example:5000/a/k@{digest(number)}")
+
+
 STAGING = f"r.example:5000/a/k:kmm-unsigned-{BUILT.recipe[:32]}"
 OURS = BUILT.recipe
 
@@ -58,13 +62,33 @@ OURS = BUILT.recipe
             request(target=f"r.example/k@{digest(7)}"), found(7), None, pinned(7, "r.example/k"), id="digest"
         ),
         # built, not signed
-        pytest.param(BUILT, None, None, Build(destination=TAG), id="build-missing"),
+        pytest.param(BUILT, None, None, Build(destination=STAGING), id="build-missing"),
         pytest.param(BUILT, found(1, recipe=OURS), None, pinned(1), id="build-there"),
         pytest.param(BUILT, found(1), None, pinned(1), id="build-adopts-somebody-elses"),
         pytest.param(
-            BUILT, found(1, recipe="old"), None, Build(destination=TAG), id="build-replaces-another-recipe"
+            BUILT,
+            found(1, recipe="old"),
+            None,
+            Build(destination=STAGING),
+            id="build-replaces-another-recipe",
         ),
-        # built and signed: the final tag is never built to
+        pytest.param(BUILT, None, found(2, recipe=OURS), promoted(2), id="build-staged-and-not-promoted"),
+        pytest.param(
+            BUILT, found(1, recipe="old"), found(2, recipe=OURS), promoted(2), id="build-put-back-to-what-was"
+        ),
+        pytest.param(
+            BUILT, found(1, recipe=OURS), found(2, recipe=OURS), pinned(1), id="build-there-and-staged-anew"
+        ),
+        pytest.param(
+            BUILT,
+            found(1, recipe=OURS, source=digest(2)),
+            found(2, recipe=OURS),
+            promoted(2),
+            id="build-that-was-signed-is-not-signed-any-more",
+        ),
+        pytest.param(BUILT, None, found(2, recipe="old"), Build(destination=STAGING), id="build-staged-old"),
+        pytest.param(BUILT, found(1), found(2, recipe=OURS), pinned(1), id="build-staged-after-a-stranger"),
+        # built and signed
         pytest.param(BUILT_AND_SIGNED, None, None, Build(destination=STAGING), id="both-missing"),
         pytest.param(
             BUILT_AND_SIGNED,
@@ -146,17 +170,18 @@ def test_plan(given: ArtifactRequest, target: Found | None, other: Found | None,
 @pytest.mark.parametrize("other", [None, found(2), found(2, recipe="old"), found(2, recipe=OURS)])
 def test_an_unsigned_image_never_bears_the_final_tag(target: Found | None, other: Found | None) -> None:
     answer = plan(BUILT_AND_SIGNED, target=target, other=other)
-    assert not isinstance(answer, Missing)
+    assert isinstance(answer, Adopt | Build)
     assert not (isinstance(answer, Build) and answer.destination == TAG)
 
 
-@pytest.mark.parametrize("given", [PLAIN, BUILT, SIGNED])
-def test_only_what_is_built_and_signed_waits_under_a_staging_tag(given: ArtifactRequest) -> None:
+@pytest.mark.parametrize("given", [PLAIN, SIGNED])
+def test_only_what_is_built_is_staged(given: ArtifactRequest) -> None:
     assert staging_tag(given) is None
 
 
-def test_the_staging_tag() -> None:
-    assert staging_tag(BUILT_AND_SIGNED) == STAGING
+@pytest.mark.parametrize("given", [BUILT, BUILT_AND_SIGNED])
+def test_the_staging_tag(given: ArtifactRequest) -> None:
+    assert staging_tag(given) == STAGING
 
 
 def test_another_recipe_waits_elsewhere_and_another_key_does_not() -> None:
