@@ -6,7 +6,7 @@ The numbers are those of docs/simulation.md.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from shared.domain.artifact import Artifact, ArtifactState, Stage
 from shared.domain.backoff import retry_delay
 from shared.domain.work import MODULE_LABEL
 from shared.kube.client import LEASES, MANIFEST_WORKS, MODULES, Resource
-from shared.store.port import Facts
+from shared.store.port import Facts, Row
 from simulation.images import is_signed
 from simulation.store import Change
 from simulation.store_rows import ARTIFACTS, OUTBOX
@@ -23,6 +23,9 @@ from simulation.world import World
 
 WORKING = {ArtifactState.BUILDING, ArtifactState.SIGNING}
 PERMISSIONS = "kmm-hub-permissions"
+
+PASS_SECONDS = 100.0
+"""For how long a dispatcher may act on what it read, frozen and slowed down by the nemesis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class Oracle:
     _ready: set[str] = field(default_factory=set)
     _failures: dict[str, int] = field(default_factory=dict)
     _published: set[str] = field(default_factory=set)
+    _heard: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def watch(self) -> None:
         """From now on."""
@@ -57,7 +61,9 @@ class Oracle:
 
     def committed(self, who: str, began: dt.datetime, changes: list[Change]) -> None:
         """A transaction was committed."""
-        for (table, _), before, after in changes:
+        for (table, key), before, after in changes:
+            if table == Facts.CLUSTERS:
+                self._hear(str(key), after)
             if table == ARTIFACTS and before is not None and after is not None:
                 self._step(who, began, before, after)
             elif table == OUTBOX and after is None and before is not None:
@@ -66,6 +72,11 @@ class Oracle:
                     "S6 an announcement is published before it is forgotten",
                     f"{before.subject} {before.message_id}",
                 )
+
+    def _hear(self, cluster: str, row: Row | None) -> None:
+        """Since when the hub knows of each kernel that a cluster runs."""
+        heard, now = self._heard.get(cluster, {}), self.world.loop.time()
+        self._heard[cluster] = {kernel: heard.get(kernel, now) for kernel in (row["kernels"] if row else ())}
 
     def _step(self, who: str, began: dt.datetime, before: Artifact, after: Artifact) -> None:
         name = (
@@ -141,20 +152,18 @@ class Oracle:
     def tagged(self, repository: str, tag: str, digest: str) -> None:
         """A tag was set."""
         self.tags_set += 1
-        name = repository.rpartition("/")[2]
-        module = self.user.modules.get(name)
-        # A tag of a kernel, not the staging tag, which holds the unsigned image.
-        if (
-            module is not None
-            and module.is_signed
-            and f"{repository}:{tag}" in map(module.image, module.kernels)
-        ):
+        # Staging tags are no artifact's target. A target that was ever wanted unsigned may get that image late.
+        made_for = [one.request for one in self._artifacts() if one.request.target == f"{repository}:{tag}"]
+        if made_for and all(request.sign is not None for request in made_for):
             image = f"{repository}@{digest}"
             self._check(
                 is_signed(self.world.registry, image),
                 "S3 a final tag never stands for an unsigned image",
                 image,
             )
+
+    def _artifacts(self) -> Iterator[Artifact]:
+        return (row for (table, _), row in self.world.store.rows.items() if table == ARTIFACTS)
 
     def _work(self, before: dict[str, Any] | None, after: dict[str, Any]) -> None:
         name, cluster = after["metadata"]["name"], after["metadata"]["namespace"]
@@ -167,7 +176,7 @@ class Oracle:
             "S9 a work bears its module's label",
             place,
         )
-        self._check((name, cluster) in self.user.was_selected, "S5 only selected clusters get works", place)
+        self._check(self.user.was_selected(name, cluster), "S5 only selected clusters get works", place)
         for kernel, image in images.items():
             digest = image.partition("@")[2]
             self._check(digest.startswith("sha256:"), "S4 works name digests", f"{place}: {image}")
@@ -189,14 +198,14 @@ class Oracle:
         self._check_kept(place, before, images)
 
     def _check_kept(self, place: str, before: dict[str, Any] | None, images: dict[str, str]) -> None:
-        """S11: a kernel that a work serves, that the cluster ran when we last heard, and is taken, stays served."""
-        if before is None:
-            return
+        """S11: a kernel that a work serves, that the cluster runs, and that is taken, stays served."""
         _, name, _, cluster = place.split()
-        module, known = self.user.modules.get(name), self.world.store.rows.get((Facts.CLUSTERS, cluster))
-        if module is None or known is None:
+        module = self.user.modules.get(name)
+        if before is None or module is None:
             return
-        needed = set(module.kernels) & set(known["kernels"])
+        long_ago = self.world.loop.time() - PASS_SECONDS
+        running = {kernel for kernel, since in self._heard.get(cluster, {}).items() if since <= long_ago}
+        needed = set(module.kernels) & running
         lost = needed & images_of(before).keys() - images.keys()
         self._check(not lost, "S11 a kernel that works is not taken away", f"{place}: {sorted(lost)}")
 

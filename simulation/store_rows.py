@@ -132,13 +132,13 @@ class Rows(ABC):
         return await self._run("put_module_kernels", run, hold=_keys(MODULE_KERNELS, sorted(wanted)))
 
     async def keep_module_kernels(
-        self, places: Collection[tuple[str, str]], *, unread: Collection[str]
+        self, places: Collection[tuple[str, str]], *, of: Collection[str] | None, unread: Collection[str]
     ) -> None:
-        """Forget other places, but for those of the modules `unread`."""
+        """Forget other places."""
 
         def run() -> None:
             for place in self._all(MODULE_KERNELS):
-                if place not in places and place[0] not in unread:
+                if place not in places and place[0] not in unread and (of is None or place[0] in of):
                     self._put(MODULE_KERNELS, place, None)
 
         await self._run("keep_module_kernels", run)

@@ -83,8 +83,8 @@ class User:
         gentle: everything that is asked for can be made at once; no try fails.
         modules, clusters: as they are wanted now.
         pushed: digests of the images that people pushed.
-        was_selected: (module, cluster) pairs that were ever wanted.
-        was_signed: names of modules that were ever to be signed.
+        labels: that modules ever selected by, and that clusters ever had, by name. Each watch has its own
+            delay: the hub may see any of a module's together with any of a cluster's.
     """
 
     world: World
@@ -92,7 +92,7 @@ class User:
     gentle: bool = False
     modules: dict[str, WantedModule] = field(default_factory=dict)
     clusters: dict[str, WantedCluster] = field(default_factory=dict)
-    was_selected: set[tuple[str, str]] = field(default_factory=set)
+    labels: dict[str, set[str]] = field(default_factory=dict)
     pushed: dict[str, str] = field(default_factory=dict)
     _count: int = 0
 
@@ -127,7 +127,6 @@ class User:
             self.tamper,
         ]
         self.chance.choice(acts)()
-        self._remember()
 
     def mend_everything(self) -> None:
         """Before the calm: every claim is there, every Dockerfile builds, every image that must be pushed is."""
@@ -139,7 +138,6 @@ class User:
                 self._put_module(replace(module, is_broken=False, argument=module.argument + 1))
             for kernel in module.kernels:
                 self._push(module, kernel)
-        self._remember()
 
     # Acts
 
@@ -156,7 +154,6 @@ class User:
         hub.create(NAMESPACES, {"metadata": {"name": cluster.name}})
         hub.create(MANAGED_CLUSTERS, {"metadata": {"name": cluster.name, "labels": {"site": cluster.label}}})
         self._claim(cluster)
-        self._remember()
 
     def remove_cluster(self) -> None:
         """A spoke leaves, with its namespace."""
@@ -177,6 +174,7 @@ class User:
             MANAGED_CLUSTERS, cluster.name, {"metadata": {"labels": {"site": moved.label}}}
         )
         self.clusters[cluster.name] = moved
+        self._remember(moved)
 
     def boot(self) -> None:
         """Nodes of a spoke get other kernels."""
@@ -292,13 +290,12 @@ class User:
     def _exists(self, name: str) -> bool:
         return any(one["metadata"]["name"] == name for one in self.world.hub.objects(MODULES))
 
-    def _remember(self) -> None:
-        self.was_selected |= {
-            (module.name, cluster.name)
-            for module in self.modules.values()
-            for cluster in self.clusters.values()
-            if module.label == cluster.label
-        }
+    def was_selected(self, module: str, cluster: str) -> bool:
+        """Whether a cluster was ever one of a module's, for whoever sees the past of either."""
+        return bool(self.labels.get(module, set()) & self.labels.get(cluster, set()))
+
+    def _remember(self, wanted: WantedModule | WantedCluster) -> None:
+        self.labels.setdefault(wanted.name, set()).add(wanted.label)
 
     def _claim(self, cluster: WantedCluster) -> None:
         claims = [{"name": "id.k8s.io", "value": cluster.name}]
@@ -308,6 +305,7 @@ class User:
             MANAGED_CLUSTERS, cluster.name, {"status": {"clusterClaims": claims}}, subresource="status"
         )
         self.clusters[cluster.name] = cluster
+        self._remember(cluster)
 
     def _push(self, module: WantedModule, kernel: str) -> None:
         """The image that must be there before the hub can do anything: to ship, or to sign."""
@@ -323,6 +321,7 @@ class User:
 
     def _put_module(self, module: WantedModule) -> None:
         self.modules[module.name] = module
+        self._remember(module)
         config_map = f"{module.name}-dockerfile"
         dockerfile = BROKEN if module.is_broken else "FROM scratch\nCOPY hello.ko /opt/hello.ko\n"
         self._put(CONFIG_MAPS, config_map, {"data": {"dockerfile": dockerfile}}, namespace=NAMESPACE)
@@ -352,7 +351,6 @@ class User:
             "moduleSpec": {"selector": {}, "moduleLoader": {"container": container}},
         }
         self._put(MODULES, module.name, {"spec": spec})
-        self._remember()
 
     def _put(self, resource: Any, name: str, body: dict[str, Any], *, namespace: str | None = None) -> None:
         try:

@@ -50,7 +50,7 @@ class Step(StrEnum):
 
 
 class BuildFailed(PermanentError):
-    """The image cannot be built or pushed until the user changes something.
+    """The image cannot be built until the user changes something.
 
     Attributes:
         log_tail: the end of the build's log.
@@ -94,7 +94,7 @@ class RegistryRefused(TransientError):
 
     Attributes:
         log_tail: the end of the build's log.
-        reason: `ImageMissing`, `RegistryDenied`, `RegistryUntrusted` or `RegistryUnknown`.
+        reason: `ImageMissing`, `RegistryDenied`, `RegistryUntrusted`, `RegistryUnknown` or `PushFailed`.
     """
 
     def __init__(self, message: str, *, reason: str, log_tail: str = "") -> None:
@@ -140,10 +140,12 @@ def explain(*, step: Step, exit_code: int, log_tail: str, instruction: str, dest
         for reason, patterns, advice in _REGISTRY_ANSWERS:
             if _holds(words, patterns):
                 return RegistryRefused(f"{where}: {advice} ({words})", reason=reason, log_tail=log_tail)
-    what = f"the Dockerfile failed at {where}" if instruction else "the Dockerfile is not valid"
-    if step is Step.PUSH:
-        what = f"{where} failed"
     shown = "\n".join(log_tail.splitlines()[-SHOWN_LINES:])
+    if step is Step.PUSH:
+        # The image is good: no other Dockerfile would help, and what the registry has against it may pass.
+        message = f"{where} failed. The log ends:\n{shown}"
+        return RegistryRefused(message, reason="PushFailed", log_tail=log_tail)
+    what = f"the Dockerfile failed at {where}" if instruction else "the Dockerfile is not valid"
     return BuildFailed(f"{what}. The log ends:\n{shown}", log_tail=log_tail)
 
 

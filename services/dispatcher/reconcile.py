@@ -81,8 +81,9 @@ class Reconciler:
             permissions = await self._decide_permissions(transaction, picture, names)
         fail_point(FailPoint.PICTURE_TAKEN)
         picture, has_announced = await want_artifacts(self._store, picture)
-        if scope.everything:
-            await forget_unneeded(self._store, picture)
+        if scope.everything or scope.modules:
+            # At once: what is not needed any more may be under way to a tag that is needed.
+            await forget_unneeded(self._store, picture, None if scope.everything else scope.modules)
         # Rights first: a Module that comes before them is refused on the spoke.
         failed = await self._apply_all(permissions) | await self._apply(picture)
         again = set(announce_again(failed))

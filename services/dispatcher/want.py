@@ -41,10 +41,6 @@ async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]
         # A module that is going still needs its artifacts in the picture, but wants none that were given up.
         dropped = picture.dropped & {need.request.key for need in wanted.values()}
         again = await artifacts.check_again(transaction, (others | dropped) - set(new))
-        # At once, not with the next pass over everything: what was replaced may be under way to the same tag.
-        lost = await artifacts.drop_unneeded(transaction) if others else []
-    for key in lost:
-        log.info("artifact.dropped", artifact=key[:16])
     for key in new:
         log.info("artifact.wanted", artifact=key[:16])
         fail_point(FailPoint.ARTIFACTS_WANTED)
@@ -53,14 +49,17 @@ async def want_artifacts(store: Store, picture: Picture) -> tuple[Picture, bool]
     return _without(picture, again), bool(new or again)
 
 
-async def forget_unneeded(store: Store, picture: Picture) -> None:
-    """Give up artifacts that nobody needs any more. The picture must be one of everything."""
+async def forget_unneeded(store: Store, picture: Picture, modules: Collection[str] | None = None) -> None:
+    """Give up artifacts that these modules (None: all) needed, and that nobody needs any more.
+
+    The picture must show these modules on all their clusters.
+    """
     places = {
         (module, str(kernel)) for (module, kernel), need in picture.needs.items() if isinstance(need, Wanted)
     }
     unread = {name for name, read in picture.modules.items() if read.module.spec is None}
     async with store.begin() as transaction:
-        await transaction.keep_module_kernels(places, unread=unread)
+        await transaction.keep_module_kernels(places, of=modules, unread=unread)
         dropped = await artifacts.drop_unneeded(transaction)
     for key in dropped:
         log.info("artifact.dropped", artifact=key[:16])

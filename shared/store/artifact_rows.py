@@ -120,9 +120,9 @@ class ArtifactStatements:
         return replacing
 
     async def keep_module_kernels(
-        self, places: Collection[tuple[str, str]], *, unread: Collection[str]
+        self, places: Collection[tuple[str, str]], *, of: Collection[str] | None, unread: Collection[str]
     ) -> None:
-        """Forget other places, but for those of the modules `unread`."""
+        """Forget other places."""
         pairs = sa.func.unnest(
             text_array(module for module, _ in places), text_array(name for _, name in places)
         )
@@ -131,7 +131,10 @@ class ArtifactStatements:
             kept.c.module == module_kernels.c.module, kept.c.kernel == module_kernels.c.kernel
         )
         is_unread = module_kernels.c.module == sa.any_(text_array(unread))
-        await self._connection.execute(sa.delete(module_kernels).where(~is_kept, ~is_unread))
+        forget = sa.delete(module_kernels).where(~is_kept, ~is_unread)
+        if of is not None:
+            forget = forget.where(module_kernels.c.module == sa.any_(text_array(of)))
+        await self._connection.execute(forget)
 
     async def lock_unneeded_artifacts(self, *, limit: int) -> Locked:
         """Some that no module wants, and that are tried again or shown."""

@@ -119,9 +119,12 @@ class ArtifactRows(Protocol):
         """Store which artifact key each (module, kernel) wants. Returns keys that replaced another one."""
 
     async def keep_module_kernels(
-        self, places: Collection[tuple[str, str]], *, unread: Collection[str]
+        self, places: Collection[tuple[str, str]], *, of: Collection[str] | None, unread: Collection[str]
     ) -> None:
-        """Forget what is wanted for other (module, kernel) places, but for those of the modules `unread`."""
+        """Forget what is wanted for other (module, kernel) places of the modules `of` (None: of all).
+
+        Those of the modules `unread` stay.
+        """
 
     async def lock_unneeded_artifacts(self, *, limit: int) -> Locked:
         """Some that no module wants and that somebody would try again, or show; those held by others are left out."""

@@ -101,6 +101,8 @@ def test_a_push_names_its_destination() -> None:
     assert denied.reason == "RegistryDenied"
     other = explained("Error: something else", step=Step.PUSH, instruction="RUN true")
     assert str(other).startswith(f"pushing {DESTINATION} failed")
+    assert isinstance(other, RegistryRefused), "an image that is built is not given up because of a registry"
+    assert other.reason == "PushFailed"
 
 
 def test_a_push_of_an_instruction_that_looks_like_run_is_still_judged_as_a_push() -> None:

@@ -78,3 +78,14 @@ async def test_what_was_given_up_is_made_for_a_module_that_needs_it_again() -> N
 
     assert has_announced
     assert await states(store, await picture(store, "going")) == {"going": ArtifactState.WANTED}
+
+
+async def test_a_pass_over_one_module_gives_up_what_that_one_needs_no_more_and_nothing_else() -> None:
+    store = store_in_memory()
+    await want_artifacts(store, await picture(store, "staying", "going"))
+    of_nobody = await picture(store)
+
+    await forget_unneeded(store, of_nobody, modules=["going"])
+
+    after = await picture(store, "staying", "going")
+    assert await states(store, after) == {"staying": ArtifactState.WANTED, "going": ArtifactState.UNWANTED}
