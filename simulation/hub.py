@@ -11,7 +11,7 @@ import orjson
 
 from shared.domain.errors import HubError
 from shared.kube import client
-from shared.kube.client import Resource
+from shared.kube.client import Resource, WatchBroken
 from shared.kube.errors import ApiUnavailable
 from shared.kube.port import HubApi
 from shared.runtime.pause import pause
@@ -102,8 +102,11 @@ class SimulatedKube(HubApi):
                 f"watch {resource.plural}",
                 lambda: self._state.open_watch(resource, resource_version, feed),
             )
-            async for line in self._follow(resource, feed):
-                yield line
+            try:
+                async for line in self._follow(resource, feed):
+                    yield line
+            except ApiUnavailable as error:
+                raise WatchBroken(str(error)) from error
         finally:
             self._state.close_watch(resource, feed)
 

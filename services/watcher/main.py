@@ -25,6 +25,9 @@ from shared.runtime.process import Process, run
 from shared.runtime.settings import ReplicaSettings, read_settings
 from shared.store.port import Transaction
 
+MAX_SILENCE_SECONDS = 3 * client.WATCH_SECONDS
+"""A resource of which neither a list nor a watch has succeeded for so long: the watcher is not ready."""
+
 
 class WatcherSettings(ReplicaSettings):
     """Nothing of its own yet."""
@@ -157,21 +160,37 @@ def leading_watcher(kube: HubApi, backbone: Backbone, process: Process, *, names
 
 
 async def reflect_all(kube: HubApi, backbone: Backbone, process: Process, *, namespace: str) -> None:
-    """Reflect all resources, ConfigMaps and Secrets of `namespace` among them, until the process is stopped."""
-    listed: set[str] = set()
+    """Reflect all resources, ConfigMaps and Secrets of `namespace` among them, until the process is stopped.
 
-    async def follow(source: Source) -> None:
-        await reflect(
-            Reflector(kube, source.resource, source.kind, namespace=namespace if source.is_ours else None),
-            source.recorder,
-            resource=source.resource.plural,
-            store=backbone.store,
-            relay=backbone.relay,
-            listed=listed,
-            stop=process.stop,
+    The check `hub` holds while each was listed once and is heard of.
+    """
+    listed: set[str] = set()
+    reflectors = [
+        Reflector(kube, source.resource, source.kind, namespace=namespace if source.is_ours else None)
+        for source in SOURCES
+    ]
+
+    def list_again() -> None:
+        for reflector in reflectors:
+            reflector.list_again()
+
+    def is_in_contact() -> bool:
+        return len(listed) == len(SOURCES) and all(
+            reflector.silent_seconds < MAX_SILENCE_SECONDS for reflector in reflectors
         )
 
-    process.checks["hub"] = lambda: len(listed) == len(SOURCES)
+    process.checks["hub"] = is_in_contact
     async with asyncio.TaskGroup() as group:
-        for source in SOURCES:
-            group.create_task(follow(source))
+        for source, reflector in zip(SOURCES, reflectors, strict=True):
+            group.create_task(
+                reflect(
+                    reflector,
+                    source.recorder,
+                    resource=source.resource.plural,
+                    store=backbone.store,
+                    relay=backbone.relay,
+                    listed=listed,
+                    doubt=list_again,
+                    stop=process.stop,
+                )
+            )

@@ -87,7 +87,12 @@ async def keep_only_works(
 
 
 async def mark_synced(transaction: Transaction, resource: str, *, resource_version: int) -> None:
-    """Note that a resource was listed completely, and let everything be looked at."""
+    """Note that a resource was listed completely; once, because what later lists find is announced one by one.
+
+    Until then nobody may have looked at what was announced, therefore everything is.
+    """
+    if resource in await transaction.synced_resources():
+        return
     await transaction.mark_synced(resource, resource_version=resource_version)
     await announce(transaction, [Changed(kind=Kind.EVERYTHING, name=resource)])
 

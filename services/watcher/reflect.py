@@ -45,12 +45,14 @@ async def reflect(
     store: Store,
     relay: Relay,
     listed: set[str],
+    doubt: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
     """Record everything that the reflector yields, until `stop` is set; `listed` gets the resource once it is listed.
 
-    A batch that cannot be stored is tried again: nothing that was read is lost while Postgres is away. Whatever the
-    reflector does not expect is raised: a watcher that no longer watches must not go on.
+    A batch that cannot be stored is tried again: nothing that was read is lost while Postgres is away. Once Postgres
+    is back, `doubt` is called: what it had stored before may be lost, as after a failover to an asynchronous replica.
+    Whatever the reflector does not expect is raised: a watcher that no longer watches must not go on.
     """
     queue: asyncio.Queue[Seen[T] | Removed[T] | Listed] = asyncio.Queue(maxsize=4 * MAX_BATCH)
 
@@ -62,7 +64,7 @@ async def reflect(
         while True:
             batch = await _next_batch(queue)
             fail_point(FailPoint.BATCH_READ)
-            if await _record(batch, recorder, store, resource, stop):
+            if await _record(batch, recorder, store, resource=resource, doubt=doubt, stop=stop):
                 relay.wake()
                 if isinstance(batch[-1], Listed):
                     SYNCED.labels(resource).set(1)
@@ -90,7 +92,13 @@ async def _next_batch(queue: asyncio.Queue[Any]) -> list[Any]:
 
 
 async def _record(
-    batch: list[Any], recorder: Recorder[T], store: Store, resource: str, stop: asyncio.Event
+    batch: list[Any],
+    recorder: Recorder[T],
+    store: Store,
+    *,
+    resource: str,
+    doubt: Callable[[], None],
+    stop: asyncio.Event,
 ) -> bool:
     """Store one batch in one transaction. Returns false if `stop` was set before it could be."""
     last: dict[tuple[str, str], Seen[T] | Removed[T]] = {}
@@ -98,6 +106,7 @@ async def _record(
         if not isinstance(happening, Listed):
             last[object_key(happening.object)] = happening
     EVENTS.labels(resource).inc(len(last))
+    has_failed = False
     while not stop.is_set():
         try:
             async with store.begin() as transaction:
@@ -112,8 +121,11 @@ async def _record(
                 fail_point(FailPoint.BATCH_WRITTEN)
         except StoreUnavailable as error:
             log.warning("watch.not_recorded", resource=resource, error=str(error))
+            has_failed = True
             await pause(stop, RETRY_SECONDS)
         else:
             fail_point(FailPoint.BATCH_RECORDED)
+            if has_failed:
+                doubt()
             return True
     return False

@@ -46,6 +46,12 @@ class NoHub(PermanentError):
     reason = "NoHub"
 
 
+class WatchBroken(ApiUnavailable):
+    """A watch that was open broke or fell silent."""
+
+    reason = "WatchBroken"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
     """A kind of object as the API's paths name it."""
@@ -214,7 +220,8 @@ class KubeClient:
 
         Raises:
             Gone: the version is too old.
-            ApiUnavailable: the connection broke or fell silent.
+            WatchBroken: it was open, then the connection broke or fell silent.
+            ApiUnavailable, Forbidden, NotFound, Refused: it was never open.
         """
         query = {
             "watch": "true",
@@ -224,6 +231,7 @@ class KubeClient:
         }
         timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=WATCH_SILENCE_SECONDS)
         session = self._open_session()
+        broken = ApiUnavailable
         try:
             async with session.get(
                 resource.path(namespace), params=query, headers=await self._headers(), timeout=timeout
@@ -232,10 +240,11 @@ class KubeClient:
                     raise _error_for(
                         response.status, await response.read(), "watch", resource.plural, response.headers
                     )
+                broken = WatchBroken
                 async for line in response.content:
                     yield line
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ApiUnavailable(f"the watch of {resource.plural} broke: {error!r}") from error
+            raise broken(f"the watch of {resource.plural} broke: {error!r}") from error
 
     async def _request(self, method: str, path: str, **rest: Any) -> dict[str, Any]:
         content = await self._request_bytes(method, path, **rest)

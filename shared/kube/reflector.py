@@ -1,13 +1,15 @@
 """List, then watch, for ever: turns one resource of the API server into a stream of batches.
 
 Level-triggered: a batch says what objects are like now. After every list comes one `Listed`, which names all
-objects that exist, so that whoever keeps them can forget the others. The model is kopf's nesting of three
-concerns: one request, list-and-resume, retry for ever.
+objects that exist, so that whoever keeps them can forget the others. As client-go's reflector: a watch that broke is
+resumed from the last version, with growing pauses. It lists again if that version is gone, if the watch goes on
+failing, and now and then, because whoever keeps the objects may have lost some.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,19 +20,32 @@ import structlog
 
 from shared.domain.canonical import MAX_DEPTH, is_deeper_than, shallow_json
 from shared.domain.errors import HubError
-from shared.kube.client import Resource
+from shared.kube.client import Resource, WatchBroken
 from shared.kube.errors import ApiUnavailable, Gone
 from shared.kube.port import HubApi
 from shared.runtime.pause import pause
 
 log = structlog.get_logger()
 
+FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 MAX_PAGES = 10_000
 """Of one list; a server that always names another page is not followed for ever."""
 
-RELIST_SECONDS = 1.0
-"""How long to wait before listing or watching anew what was just listed or watched in vain."""
+MAX_FAILURES = 5
+"""So many watches in a row that brought nothing, and everything is listed again: their version may be the reason."""
+
+LIVED_SECONDS = 5.0
+"""A watch that was open for so long was of use, though it said nothing."""
+
+RELIST_SECONDS = 1800.0
+"""About how often everything is listed again although the watch is well, as soon as a watch ends."""
+
+ASKED_LIST_SECONDS = 10.0
+"""At most so long after `list_again`, and as soon as a watch ends."""
+
+FAILED_LIST_SECONDS = 120.0
+"""After a list that failed, how long to go on with the watch before the next, if there is a version to go on from."""
 
 Version = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,18}\Z")]
 """A resourceVersion: opaque to clients once, a decimal number by now (Kubernetes API concepts), as etcd's revisions."""
@@ -142,41 +157,65 @@ class Reflector(Generic[T]):
         self._resource = resource
         self._namespace = namespace
         self._decoder = msgspec.json.Decoder(kind)
+        self._version = ""
+        self._list_at = math.inf
+        self._failures = 0
+        self._backoff = FIRST_BACKOFF_SECONDS
+        self._heard_at = -math.inf
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long no list and no watch has succeeded; infinite before the first, 0 while others take what came."""
+        return max(0.0, _now() - self._heard_at)
+
+    def list_again(self) -> None:
+        """Ask for another list soon: something that was yielded may have been lost."""
+        self._list_by(_jittered(ASKED_LIST_SECONDS))
 
     async def run(self, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T] | Listed]:
         """Yield until `stop` is set. Every failure is logged and tried again with growing pauses."""
-        backoff = 0.5
         while not stop.is_set():
+            is_list = not self._version or _now() >= self._list_at
             try:
-                async for happening in self._list_and_watch(stop):
-                    backoff = 0.5
+                async for happening in self._list() if is_list else self._watch():
+                    self._heard_at = math.inf  # while it waits to be taken, silence is not the server's
                     yield happening
-            except Gone:
-                await pause(stop, RELIST_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                    self._heard_at = _now()
             except HubError as error:
-                log.warning("watch.failed", resource=self._resource.plural, error=str(error))
-                delay = (
-                    error.retry_after if isinstance(error, ApiUnavailable) and error.retry_after else backoff
-                )
-                await pause(stop, delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-                backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
+                await pause(stop, _jittered(self._failed(error, is_list=is_list)))
+                self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
 
-    async def _list_and_watch(self, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T] | Listed]:
-        version = 0
-        async for happening in self._list():
-            yield happening
-            if isinstance(happening, Listed):
-                version = happening.resource_version
-        async for change in self._watch(str(version), stop):
-            yield change
+    def _failed(self, error: HubError, *, is_list: bool) -> float:
+        """Decide what is tried next. Returns after how many seconds."""
+        if not isinstance(error, Gone):
+            log.warning("watch.failed", resource=self._resource.plural, error=str(error))
+        asked = (error.retry_after if isinstance(error, ApiUnavailable) else None) or 0.0
+        if is_list and self._version:  # the watch does not wait for it
+            self._list_by(max(FAILED_LIST_SECONDS, asked))
+            return self._backoff
+        if isinstance(error, Gone):
+            self._version = ""
+        elif not is_list:
+            self._failures += 1
+            if self._failures % MAX_FAILURES == 0:
+                self._list_by(0.0)
+        return asked or self._backoff
+
+    def _list_by(self, seconds: float) -> None:
+        self._list_at = min(self._list_at, _now() + seconds)
+
+    def _has_progressed(self) -> None:
+        self._failures, self._backoff, self._heard_at = 0, FIRST_BACKOFF_SECONDS, _now()
 
     async def _list(self) -> AsyncIterator[Seen[T] | Listed]:
+        self._list_at = _now() + _jittered(RELIST_SECONDS)
         keys: set[tuple[str, str]] = set()
         token: str | None = None
         for _ in range(MAX_PAGES):
             page = self._read(
                 await self._kube.list_page(self._resource, namespace=self._namespace, token=token), _Page
             )
+            self._heard_at = _now()
             for raw in page.items:
                 item = self._decode(raw)
                 if item is not None:
@@ -189,19 +228,21 @@ class Reflector(Generic[T]):
                 break
         else:
             raise ApiUnavailable(f"the list of {self._resource.plural} has more than {MAX_PAGES} pages")
+        self._version, self._failures = version, 0
         yield Listed(keys=frozenset(keys), resource_version=int(version))
 
-    async def _watch(self, version: str, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T]]:
-        while not stop.is_set():
-            is_silent = True
+    async def _watch(self) -> AsyncIterator[Seen[T] | Removed[T]]:
+        """One watch, from the last version on, which it moves."""
+        began = _now()
+        try:
             async for line in self._kube.watch(
-                self._resource, resource_version=version, namespace=self._namespace
+                self._resource, resource_version=self._version, namespace=self._namespace
             ):
-                is_silent = False
                 event = self._read(line, _Event)
                 if event.type == "ERROR":
                     raise self._watch_error(event.object)
-                version = self._read(event.object, _Bookmark).metadata.resource_version
+                self._version = self._read(event.object, _Bookmark).metadata.resource_version
+                self._has_progressed()
                 if event.type == "BOOKMARK":
                     continue
                 item = self._decode(event.object)
@@ -209,8 +250,13 @@ class Reflector(Generic[T]):
                     yield Removed(object=item) if event.type == "DELETED" else Seen(object=item)
                 elif event.type == "DELETED":
                     raise Gone(f"one of the {self._resource.plural} that was removed cannot be read")
-            if is_silent:
-                await pause(stop, RELIST_SECONDS)
+        except WatchBroken:
+            if _now() - began >= LIVED_SECONDS:
+                self._backoff = FIRST_BACKOFF_SECONDS  # some proxies end whatever is idle
+            raise
+        if _now() - began < LIVED_SECONDS:
+            raise ApiUnavailable(f"the watch of {self._resource.plural} ended as soon as it had begun")
+        self._has_progressed()
 
     def _decode(self, raw: msgspec.Raw) -> T | None:
         """Decode the fields we know. An object that does not fit is logged and left as it was last known."""
@@ -250,6 +296,15 @@ class Reflector(Generic[T]):
         return ApiUnavailable(
             f"the watch of {self._resource.plural} ended with {status.code}: {status.message}"
         )
+
+
+def _now() -> float:
+    """The loop's clock, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
 
 def object_key(item: HasMetadata) -> tuple[str, str]:

@@ -27,7 +27,9 @@ from shared.kube.client import (
     SECRETS,
     KubeClient,
     Resource,
+    WatchBroken,
 )
+from shared.kube.errors import ApiUnavailable
 from shared.kube.reflector import Listed, Reflector, Removed, Seen
 
 pytestmark = pytest.mark.integration
@@ -84,12 +86,13 @@ LINES = st.one_of(st.binary(max_size=60), EVENTS.map(lambda event: json.dumps(ev
 
 @dataclass
 class ApiServer:
-    """Answers lists with `pages`, then watches with `lines`; after that it waits."""
+    """Answers lists with `pages`, then one watch with `lines`, or if `is_stuck` each one until the second list."""
 
     pages: list[bytes]
     lines: list[bytes] = field(default_factory=list)
     watches: int = 0
     lists: int = 0
+    is_stuck: bool = False
     is_through: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -102,7 +105,7 @@ class ApiServer:
         self.watches += 1
         response = web.StreamResponse()
         await response.prepare(request)
-        if self.watches == 1:
+        if self.watches == 1 or (self.is_stuck and self.lists == 1):
             for line in self.lines:
                 await response.write(line + b"\n")
         else:
@@ -253,7 +256,7 @@ async def test_a_list_without_an_end_is_given_up(
 @pytest.mark.parametrize(
     "error", [{"code": 410}, {"code": 500, "message": "x"}, {"code": "odd"}, {}, [], "text", None]
 )
-async def test_an_error_event_lists_anew_and_is_no_busy_loop(
+async def test_an_error_event_is_no_busy_loop_and_lists_anew_only_if_the_version_is_gone(
     kube: KubeClient, server: HostileServer, error: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused: list[float] = []
@@ -269,7 +272,37 @@ async def test_an_error_event_lists_anew_and_is_no_busy_loop(
     await reflected(kube, server, api)
     assert paused
     assert min(paused) >= 0.4
-    assert api.lists >= 2
+    assert api.lists == (2 if error == {"code": 410} else 1)
+
+
+async def test_a_line_that_no_watch_gets_past_lists_anew(kube: KubeClient, server: HostileServer) -> None:
+    api = ApiServer([page(GOOD)], [b"no json"], is_stuck=True)
+    happenings = await reflected(kube, server, api)
+    assert [type(one) for one in happenings[:4]] == [Seen, Listed, Seen, Listed]
+    assert api.watches >= reflector.MAX_FAILURES
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_watch_that_broke_is_told_from_one_that_never_was(
+    kube: KubeClient, server: HostileServer, is_open: bool
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        if is_open:
+            await response.prepare(request)
+            await response.write(b"line\n")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    server.answers(answer)
+    watch = kube.watch(MODULES, resource_version="5")
+    if is_open:
+        assert await anext(watch) == b"line\n"
+    with pytest.raises(ApiUnavailable) as caught:
+        await anext(watch)
+    assert isinstance(caught.value, WatchBroken) is is_open
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b"5", b'{"a":' * 2000, b"\xff"])

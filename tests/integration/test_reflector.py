@@ -275,8 +275,8 @@ async def test_a_watch_that_falls_silent_is_left(
 
         line.speak()
 
-        await follower.listed(2)
         await follower.knows({"a": "unheard"})
+        assert len(follower.lists) == 1
 
 
 async def test_a_watch_that_the_server_ends_goes_on_where_it_was(
