@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from services.dispatcher.stored import StoredModule
 from shared.domain.errors import HubError
 from shared.domain.work import MODULE_LABEL, ObservedWork, observe_work
 from shared.kube.client import EVENTS, MANIFEST_WORKS, MODULES
-from shared.kube.errors import Conflict, NotFound
+from shared.kube.errors import ApiUnavailable, Conflict, NotFound
 from shared.kube.port import HubApi
 from shared.runtime.fail_point import FailPoint, fail_point
 from shared.store.port import Store
@@ -29,11 +29,27 @@ FINALIZER = "hub.kmm.sigs.x-k8s.io/manifestworks"
 """Keeps a deleted module until all of its works are gone."""
 
 
-class _Items(msgspec.Struct):
+class _ListMeta(msgspec.Struct):
+    continue_: str | None = msgspec.field(default=None, name="continue")
+
+
+class _Page(msgspec.Struct):
     items: list[msgspec.Raw]
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
 
 
 WRITES = Counter("kmmhub_manifestwork_writes_total", "ManifestWorks written, by what was done.", ["verb"])
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Around the reading of an answer: a proxy may answer itself, with success and something else."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ApiUnavailable(
+            f"the API server's answer about {what} cannot be read: {type(error).__name__}: {error}"
+        ) from error
 
 
 async def apply_decision(
@@ -62,7 +78,8 @@ async def apply_decision(
             return None
     log.info("work.written", module=module, cluster=cluster, verb=type(decision).__name__.lower())
     fail_point(FailPoint.WORK_WRITTEN)
-    work = observe_work(answer)
+    with _reading(f"ManifestWork {cluster}/{module}"):
+        work = observe_work(answer)
     async with store.begin() as transaction:
         await transaction.record_works([work], is_own_write=True)
     fail_point(FailPoint.WORK_STORED)
@@ -93,9 +110,18 @@ async def ensure_finalizer(kube: HubApi, module: StoredModule) -> None:
 
 
 async def has_works(kube: HubApi, module: str) -> bool:
-    """Whether the API server still stores a work of this module, as of now."""
-    page = await kube.list_page(MANIFEST_WORKS, limit=1, labels={MODULE_LABEL: module})
-    return bool(msgspec.json.decode(page, type=_Items).items)
+    """Whether the API server still stores a work of this module, as of now.
+
+    A page that is not the last is a yes, even an empty one, which servers may answer (Kubernetes API,
+    `ListOptions.limit`).
+
+    Raises:
+        HubError: it cannot be told.
+    """
+    answer = await kube.list_page(MANIFEST_WORKS, limit=1, labels={MODULE_LABEL: module})
+    with _reading(f"the ManifestWorks of {module}"):
+        page = msgspec.json.decode(answer, type=_Page)
+    return bool(page.items or page.metadata.continue_)
 
 
 async def release_module(kube: HubApi, module: StoredModule) -> None:
@@ -113,12 +139,14 @@ async def _change_finalizers(
     try:
         await _write_finalizers(kube, module, change(module.finalizers))
     except Conflict:
-        now = (await kube.get(MODULES, module.name))["metadata"]
-        module = replace(
-            module,
-            resource_version=int(now["resourceVersion"]),
-            finalizers=tuple(now.get("finalizers") or ()),
-        )
+        answer = await kube.get(MODULES, module.name)
+        with _reading(f"ManagedClusterModule {module.name}"):
+            now = answer["metadata"]
+            module = replace(
+                module,
+                resource_version=int(now["resourceVersion"]),
+                finalizers=tuple(now.get("finalizers") or ()),
+            )
         await _write_finalizers(kube, module, change(module.finalizers))
 
 
@@ -143,22 +171,30 @@ async def write_status(
     """
     if all(module.status.get(key) == value for key, value in status.items()):
         return None
+    what = f"ManagedClusterModule {module.name}"
     try:
         try:
             answer = await _write_status(kube, module, status, version=str(module.resource_version))
         except Conflict:  # it was written since: by us, by a person, or it was deleted and made again
-            now_there = (await kube.get(MODULES, module.name))["metadata"]
-            if now_there["uid"] != module.uid:
+            found = await kube.get(MODULES, module.name)
+            with _reading(what):
+                uid, version = found["metadata"]["uid"], str(found["metadata"]["resourceVersion"])
+            if uid != module.uid:
                 return None
-            answer = await _write_status(kube, module, status, version=now_there["resourceVersion"])
+            answer = await _write_status(kube, module, status, version=version)
     except (NotFound, Conflict):  # the next look sees it
         return None
     fail_point(FailPoint.STATUS_WRITTEN)
+    with _reading(what):
+        written = replace(
+            module,
+            status=dict(answer["status"]),
+            resource_version=int(answer["metadata"]["resourceVersion"]),
+        )
     for event in events_between(module.status, status):
         await _tell(kube, event_body(module, event, now=now))
         fail_point(FailPoint.EVENT_TOLD)
-    version = int(answer["metadata"]["resourceVersion"])
-    return replace(module, status=answer["status"], resource_version=version)
+    return written
 
 
 async def _write_status(
@@ -178,7 +214,8 @@ async def _tell(kube: HubApi, body: Mapping[str, Any]) -> None:
         except Conflict:
             told = await kube.get(EVENTS, name, namespace=namespace)
             again = {key: body[key] for key in ("type", "message", "lastTimestamp")}
-            counted = again | {"count": told.get("count", 1) + 1}
+            with _reading(f"Event {name}"):
+                counted = again | {"count": told.get("count", 1) + 1}
             await kube.merge_patch(EVENTS, name, counted, namespace=namespace)
     except HubError as error:
         log.warning("event.not_written", event_name=name, error=str(error))

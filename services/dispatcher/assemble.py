@@ -49,34 +49,48 @@ def pin(tag: str, digest: str) -> str:
     return ImageReference.parse(tag).pinned(digest)
 
 
-def assemble_work(
-    *, owner: Owner, cluster: str, spec: ModuleSpec, shipments: Sequence[Shipment]
-) -> dict[str, Any]:
-    """The ManifestWork to be stored in namespace `cluster`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What the works of clusters with the same kernels have in common: all but the namespace.
+
+    Attributes:
+        work: the object, in namespace "".
+        content_hash: in its HASH_ANNOTATION.
+        size: as `size_of`.
+    """
+
+    work: Mapping[str, Any]
+    content_hash: str
+    size: int
+
+    def work_for(self, cluster: str) -> dict[str, Any]:
+        """The ManifestWork to be stored in namespace `cluster`; the works of a draft share what is inside."""
+        return {**self.work, "metadata": {**self.work["metadata"], "namespace": cluster}}
+
+
+def draft_work(*, owner: Owner, spec: ModuleSpec, shipments: Sequence[Shipment]) -> Draft:
+    """The works of a module for these kernels.
 
     Args:
         owner: the module.
-        cluster: the ManagedCluster's name.
         spec: the module's spec.
         shipments: one per kernel that is ready; none where the module has no loader.
-
-    Returns:
-        The object with its content hash in HASH_ANNOTATION.
     """
     content: dict[str, Any] = {
         "workload": {"manifests": [_module(owner.name, spec, shipments)]},
         "manifestConfigs": [_feedback(owner.name, spec.spoke_namespace)],
     }
     images: dict[str, Json] = {shipment.resolution.kernel: shipment.tag for shipment in shipments}
-    return {
+    hashed = content_hash({"spec": content, "images": images, "owner": owner.uid})
+    work: dict[str, Any] = {
         "apiVersion": "work.open-cluster-management.io/v1",
         "kind": "ManifestWork",
         "metadata": {
             "name": owner.name,
-            "namespace": cluster,
+            "namespace": "",
             "labels": {MODULE_LABEL: owner.name},
             "annotations": {
-                HASH_ANNOTATION: content_hash({"spec": content, "images": images, "owner": owner.uid}),
+                HASH_ANNOTATION: hashed,
                 IMAGES_ANNOTATION: canonical_json(images).decode(),
             },
             "ownerReferences": [
@@ -92,6 +106,14 @@ def assemble_work(
         },
         "spec": content,
     }
+    return Draft(work=work, content_hash=hashed, size=size_of(work))
+
+
+def assemble_work(
+    *, owner: Owner, cluster: str, spec: ModuleSpec, shipments: Sequence[Shipment]
+) -> dict[str, Any]:
+    """The ManifestWork to be stored in namespace `cluster`; the rest as `draft_work`."""
+    return draft_work(owner=owner, spec=spec, shipments=shipments).work_for(cluster)
 
 
 def size_of(work: Mapping[str, Any]) -> int:

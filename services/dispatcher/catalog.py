@@ -82,6 +82,12 @@ class Catalog:
             del self._read[name]
 
 
+def unread(stored: StoredModule, problem: tuple[str, str]) -> ReadModule:
+    """A module that cannot be read because of a problem (reason, message) that is not the user's."""
+    module = Module(name=stored.name, uid=stored.uid, spec=None, is_deleting=stored.is_deleting)
+    return ReadModule(stored=stored, module=module, index=None, problem=problem)
+
+
 def _parse(
     name: str, spec: Mapping[str, object]
 ) -> tuple[ModuleSpec | None, MappingIndex | None, PermanentError | None]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from services.dispatcher.assemble import MAX_MANIFEST_BYTES, Owner, Shipment, assemble_work, size_of
+from services.dispatcher.assemble import MAX_MANIFEST_BYTES, Draft, Owner, Shipment, draft_work
 from shared.domain.kernel import KernelVersion
 from shared.domain.module import ModuleSpec
 from shared.domain.selection import is_selected
-from shared.domain.work import HASH_ANNOTATION, ObservedWork
+from shared.domain.work import ObservedWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,9 @@ class Leave:
 
 Decision: TypeAlias = "Create | Patch | Delete | Leave"
 
+Drafts: TypeAlias = "MutableMapping[tuple[str, tuple[KernelVersion, ...]], Draft]"
+"""Works that were made already, by the module's name and the kernels that they ship."""
+
 
 def decide(
     *,
@@ -109,6 +112,7 @@ def decide(
     outcomes: Mapping[KernelVersion, KernelOutcome],
     work: ObservedWork | None,
     posted_hash: str | None,
+    drafts: Drafts | None = None,
 ) -> Decision:
     """Decide about one work.
 
@@ -119,6 +123,7 @@ def decide(
         work: the work of the module's name in the cluster's namespace, None if there is none.
         posted_hash: `observed_hash` right after our own last write of that work; None if we ended before it was
             noted, and cannot tell whether somebody edited the work since: it is written once more.
+        drafts: those of earlier calls with the same modules and outcomes; new ones are added.
 
     Rules, in order: a work that is not ours is never touched. A work that is being deleted is never written, nor
     made again while its cluster goes. A work of a module that is going, or of a cluster that is not selected, is
@@ -142,16 +147,23 @@ def decide(
     if held is not None:
         return Leave(why=held)
     ready = [outcome for kernel in cluster.kernels if isinstance(outcome := outcomes[kernel], Shipment)]
-    desired = assemble_work(
-        owner=Owner(name=module.name, uid=module.uid), cluster=cluster.name, spec=module.spec, shipments=ready
-    )
-    if size_of(desired) > MAX_MANIFEST_BYTES:
+    draft = _draft(module, module.spec, ready, {} if drafts is None else drafts)
+    if draft.size > MAX_MANIFEST_BYTES:
         return Leave(why=Why.TOO_LARGE)
     if stored is None:
-        return Create(work=desired)
-    is_as_meant = stored.content_hash == desired["metadata"]["annotations"][HASH_ANNOTATION]
-    is_as_posted = posted_hash == stored.observed_hash
-    return Leave(why=Why.UP_TO_DATE) if is_as_meant and is_as_posted else Patch(uid=stored.uid, work=desired)
+        return Create(work=draft.work_for(cluster.name))
+    if stored.content_hash == draft.content_hash and posted_hash == stored.observed_hash:
+        return Leave(why=Why.UP_TO_DATE)
+    return Patch(uid=stored.uid, work=draft.work_for(cluster.name))
+
+
+def _draft(module: Module, spec: ModuleSpec, shipments: list[Shipment], drafts: Drafts) -> Draft:
+    """The work without its namespace: most clusters of a module run the kernels of many others."""
+    place = (module.name, tuple(one.resolution.kernel for one in shipments))
+    if place not in drafts:
+        owner = Owner(name=module.name, uid=module.uid)
+        drafts[place] = draft_work(owner=owner, spec=spec, shipments=shipments)
+    return drafts[place]
 
 
 def decide_stray(*, owner: Module, cluster: Cluster | None, work: ObservedWork) -> Decision:

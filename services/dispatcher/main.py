@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import structlog
 from pydantic import Field, field_validator
 
+from services.dispatcher.again import MAX_RETRY_SECONDS, Again
 from services.dispatcher.permissions import Grant
 from services.dispatcher.reconcile import Reconciler
+from services.dispatcher.surprise import Surprise, surprises
 from shared.bus.port import Done, Retry, Verdict
 from shared.bus.topology import CHANGES
-from shared.domain.backoff import retry_delay
 from shared.domain.leadership import Terms
 from shared.events.messages import Changed, Kind, decode_changed
 from shared.kube.client import KubeClient
@@ -33,7 +33,6 @@ log = structlog.get_logger()
 
 BATCH = 500
 RETRY_SECONDS = 2.0
-MAX_RETRY_SECONDS = 30.0
 SWEEP_SECONDS = 5.0
 REPORT_SECONDS = 0.3
 """Changes of a module within this time share one write of its status."""
@@ -62,11 +61,10 @@ class Dispatcher:
         self._reconciler = reconciler
         self._backbone = backbone
         self._turn = asyncio.Lock()
-        self._again: dict[Changed, float] = {}
-        self._failures: dict[Changed, int] = {}
+        self._again: Again[Changed] = Again()
+        self._unreported: Again[str] = Again()
         self._to_report: set[str] = set()
-        self._reporting = asyncio.Event()
-        self._retrying = asyncio.Event()
+        self._reporting = self._unreported.planned
 
     async def run(self, stop: asyncio.Event, *, resync_seconds: float) -> None:
         """Reconcile what is announced, and everything every so many seconds, until `stop` is set."""
@@ -85,49 +83,76 @@ class Dispatcher:
     async def resync(self, stop: asyncio.Event, *, every: float) -> None:
         """Compare everything now and then: the second way for whatever an announcement missed."""
         while not stop.is_set():
-            verdict = await self._pass({Changed(kind=Kind.EVERYTHING, name="resync")})
-            await pause(stop, min(verdict.seconds, every) if isinstance(verdict, Retry) else every)
+            await self._look({Changed(kind=Kind.EVERYTHING, name="resync")})
+            await pause(stop, every)
 
     async def retry(self, stop: asyncio.Event) -> None:
-        """Look again at whatever the API server did not take."""
+        """Look again at whatever the API server did not take, and whatever could not be looked at."""
         while not stop.is_set():
-            due = {change for change, when in self._again.items() if when <= _time()}
-            for change in due:
-                del self._again[change]
-            if due and isinstance(await self._pass(due), Retry):
-                self._again |= dict.fromkeys(due, _time() + RETRY_SECONDS)
-            await _either(stop, self._retrying, seconds=min(self._again.values(), default=math.inf) - _time())
+            if due := self._again.take():
+                await self._look(due)
+            await _either(stop, self._again.planned, seconds=self._again.seconds_left())
 
     async def report(self, stop: asyncio.Event) -> None:
         """Write the status of modules that were touched."""
         while not stop.is_set():
-            await _either(stop, self._reporting)
+            await _either(stop, self._reporting, seconds=self._unreported.seconds_left())
             await pause(stop, REPORT_SECONDS)
-            names, self._to_report = self._to_report, set()
+            names, self._to_report = self._to_report | self._unreported.take(), set()
             if stop.is_set() or not names:
                 continue
             try:
-                async with self._turn:
-                    failed = await self._reconciler.report(names)
-                self._look_again(Changed(kind=Kind.MODULE, name=name) for name in failed)
+                with surprises("reports"):
+                    async with self._turn:
+                        failed = await self._reconciler.report(names)
             except StoreUnavailable as error:
                 log.warning("status.failed", error=str(error))
                 self._touch(names)
                 await pause(stop, RETRY_SECONDS)
+            except Surprise:
+                self._unreported.failed(names)
+            else:
+                self._unreported.succeeded(names - failed)
+                self._unreported.failed(failed)
 
     async def sweep(self, stop: asyncio.Event) -> None:
         """Announce artifacts that should have moved by now."""
+        failures = 0
         while not stop.is_set():
             try:
-                async with self._backbone.store.begin() as transaction:
-                    announced = await artifacts.announce_overdue(transaction)
-                if announced:
-                    log.info("artifacts.announced_again", count=announced)
-                    fail_point(FailPoint.SWEEP_ANNOUNCED)
-                    self._backbone.relay.wake()
+                with surprises("sweep"):
+                    await self._sweep()
+                failures = 0
             except StoreUnavailable as error:
                 log.warning("sweep.failed", error=str(error))
-            await pause(stop, SWEEP_SECONDS)
+            except Surprise:
+                failures += 1
+            await pause(stop, min(SWEEP_SECONDS * 2.0 ** min(failures, 16), MAX_RETRY_SECONDS))
+
+    async def _sweep(self) -> None:
+        async with self._backbone.store.begin() as transaction:
+            announced = await artifacts.announce_overdue(transaction)
+        if announced:
+            log.info("artifacts.announced_again", count=announced)
+            fail_point(FailPoint.SWEEP_ANNOUNCED)
+            self._backbone.relay.wake()
+
+    async def _look(self, changes: Collection[Changed]) -> None:
+        """A pass that raises nothing and leaves a plan: a bug that strikes one change must not stop the others."""
+        ordered = sorted(changes, key=lambda change: change.subject)
+        try:
+            with surprises("pass", first=ordered[0].name, count=str(len(ordered))):
+                verdict = await self._pass(changes)
+        except Surprise:
+            if len(ordered) == 1:
+                self._again.failed(ordered)
+            else:
+                half = len(ordered) // 2
+                await self._look(ordered[:half])
+                await self._look(ordered[half:])
+        else:
+            if isinstance(verdict, Retry):
+                self._again.plan(changes, verdict.seconds)
 
     async def _pass(self, changes: Collection[Changed]) -> Verdict:
         try:
@@ -138,9 +163,8 @@ class Dispatcher:
             return Retry(seconds=RETRY_SECONDS)
         if outcome.has_announced:
             self._backbone.relay.wake()
-        for change in set(changes) - outcome.failed:
-            self._failures.pop(change, None)
-        self._look_again(outcome.failed)
+        self._again.succeeded(set(changes) - outcome.failed)
+        self._again.failed(outcome.failed)
         self._touch(outcome.touched)
         return Done()
 
@@ -149,14 +173,6 @@ class Dispatcher:
         if names:
             self._to_report |= set(names)
             self._reporting.set()
-
-    def _look_again(self, changes: Iterable[Changed]) -> None:
-        """Plan another look, later each time that it fails again."""
-        for change in changes:
-            failures = self._failures[change] = self._failures.get(change, 0) + 1
-            delay = min(retry_delay(failures, jitter=random.random()), MAX_RETRY_SECONDS)  # noqa: S311 - no secret
-            self._again.setdefault(change, _time() + delay)
-            self._retrying.set()
 
 
 async def _either(stop: asyncio.Event, event: asyncio.Event, *, seconds: float = math.inf) -> None:
@@ -171,12 +187,8 @@ async def _either(stop: asyncio.Event, event: asyncio.Event, *, seconds: float =
     finally:
         for task in waiting:
             task.cancel()
+        await asyncio.wait(waiting)  # whoever ends this leaves nothing behind
     event.clear()
-
-
-def _time() -> float:
-    """Seconds on the event loop's clock, which no change of the date moves."""
-    return asyncio.get_running_loop().time()
 
 
 def main() -> int:

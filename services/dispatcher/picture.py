@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.dispatcher import gather
 from services.dispatcher.catalog import ReadModule, outcome_of
-from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide, decide_stray
+from services.dispatcher.decide import (
+    Cluster,
+    Decision,
+    Drafts,
+    KernelOutcome,
+    Module,
+    Pending,
+    decide,
+    decide_stray,
+)
 from services.dispatcher.demand import Configuration, Unmet, Wanted
 from services.dispatcher.scope import Pair, Scope
-from shared.domain.artifact import ArtifactState
+from services.dispatcher.surprise import Surprise, surprises
+from shared.domain.artifact import Artifact, ArtifactKey, ArtifactState
 from shared.domain.kernel import KernelVersion
 from shared.domain.selection import is_selected
 from shared.domain.work import StoredWork
@@ -40,6 +50,7 @@ class Picture:
     needs: Mapping[tuple[str, KernelVersion], Wanted | Unmet]
     outcomes: Mapping[tuple[str, KernelVersion], KernelOutcome]
     dropped: frozenset[str] = frozenset()
+    _drafts: Drafts = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def decide(self, pair: Pair) -> Decision:
         """The decision about one work.
@@ -59,6 +70,7 @@ class Picture:
             outcomes={kernel: self.outcomes.get((name, kernel), _UNREAD) for kernel in kernels},
             work=stored.work if stored else None,
             posted_hash=stored.posted_hash if stored else None,
+            drafts=self._drafts,
         )
 
     def _module(self, name: str) -> Module:
@@ -99,7 +111,7 @@ async def take_picture(
         works=works,
         pairs=frozenset(pairs),
         needs=needs,
-        outcomes={key: outcome_of(need, known) for key, need in needs.items()},
+        outcomes={key: _outcome(key, need, known) for key, need in needs.items()},
         dropped=frozenset(key for key, one in known.items() if one.state is ArtifactState.UNWANTED),
     )
 
@@ -148,5 +160,24 @@ def _needs(
             continue
         for kernel in cluster.kernels:
             if (module, kernel) not in needs:
-                needs[module, kernel] = read.demand(kernel, configuration)
+                needs[module, kernel] = _need(read, kernel, configuration)
     return needs
+
+
+def _need(read: ReadModule, kernel: KernelVersion, configuration: Configuration) -> Wanted | Unmet:
+    """What a module needs for a kernel; a bug that it sets off is its own trouble."""
+    try:
+        with surprises("demand", module=read.module.name, kernel=kernel):
+            return read.demand(kernel, configuration)
+    except Surprise as error:
+        return Unmet(reason=error.reason, message=str(error), is_match=True)
+
+
+def _outcome(
+    place: tuple[str, KernelVersion], need: Wanted | Unmet, known: Mapping[ArtifactKey, Artifact]
+) -> KernelOutcome:
+    try:
+        with surprises("outcome", module=place[0], kernel=place[1]):
+            return outcome_of(need, known)
+    except Surprise as error:
+        return Pending(reason=error.reason, message=str(error))

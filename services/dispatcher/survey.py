@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from services.dispatcher.catalog import ReadModule
 from services.dispatcher.decide import Leave
@@ -20,10 +20,24 @@ def survey_module(picture: Picture, read: ReadModule, refusals: Mapping[Pair, tu
         read: the module.
         refusals: (reason, message) of writes that the API server refused, by (module, cluster).
     """
+    pairs = sorted(pair for pair in picture.pairs if pair[0] == read.module.name)
+    return survey_places(picture, read, [place_of(picture, pair, refusals) for pair in pairs])
+
+
+def pairs_by_module(picture: Picture) -> dict[str, list[Pair]]:
+    """The pairs of each module, by cluster."""
+    found: dict[str, list[Pair]] = {}
+    for pair in sorted(picture.pairs):
+        found.setdefault(pair[0], []).append(pair)
+    return found
+
+
+def survey_places(picture: Picture, read: ReadModule, places: Sequence[Place]) -> Survey:
+    """As `survey_module`, with the places of all the module's pairs, by cluster."""
     name = read.module.name
     return Survey(
         generation=read.stored.generation,
-        places=[_place(picture, pair, refusals) for pair in sorted(picture.pairs) if pair[0] == name],
+        places=places,
         outcomes={
             kernel: outcome for (module, kernel), outcome in picture.outcomes.items() if module == name
         },
@@ -32,7 +46,8 @@ def survey_module(picture: Picture, read: ReadModule, refusals: Mapping[Pair, tu
     )
 
 
-def _place(picture: Picture, pair: Pair, refusals: Mapping[Pair, tuple[str, str]]) -> Place:
+def place_of(picture: Picture, pair: Pair, refusals: Mapping[Pair, tuple[str, str]]) -> Place:
+    """Where one pair stands; `refusals` as for `survey_module`."""
     cluster = picture.clusters.get(pair[1])
     stored = picture.works.get(pair)
     decision = picture.decide(pair)
