@@ -78,7 +78,7 @@ async def _read(database_url: str, namespace: str, module: str | None) -> tuple[
                 raise NoSuchModule(
                     f"no ManagedClusterModule {module!r}; there are: {', '.join(sorted(modules)) or 'none'}"
                 )
-            letters = len(await transaction.read_dead_letters())
+            letters = await transaction.count_dead_letters()
             names = sorted(modules) if module is None else [module]
             picture = await take_picture(
                 transaction, modules, Scope(modules=frozenset(names)), namespace=namespace

@@ -10,16 +10,26 @@ from typing import Any, TypeVar
 
 from shared.domain.artifact import Artifact, ArtifactKey, Stage
 from shared.domain.lease import DROPPED, ENDED
+from shared.domain.module import RESERVED_NAME
 from shared.domain.work import ObservedWork, StoredWork
-from shared.store.port import Announcement, DeadLetter, Facts, Locked, OutboxRow, Row
+from shared.store.port import (
+    MAX_DEAD_LETTERS,
+    Announcement,
+    DeadLetter,
+    Facts,
+    Locked,
+    OutboxRow,
+    Row,
+)
 
 T = TypeVar("T")
 
-ARTIFACTS, MODULE_KERNELS, OUTBOX, WORKS, SYNCS, DEAD_LETTERS = (
+ARTIFACTS, MODULE_KERNELS, OUTBOX, WORKS, GONE_WORKS, SYNCS, DEAD_LETTERS = (
     "artifacts",
     "module_kernels",
     "outbox",
     "works",
+    "gone_works",
     "syncs",
     "dead_letters",
 )
@@ -243,7 +253,7 @@ class Rows(ABC):
                     posted = work.observed_hash if is_own_write else None
                     if known is not None and known.work.uid == work.uid and posted is None:
                         posted = known.posted_hash
-                    self._put(WORKS, key, StoredWork(work=work, posted_hash=posted))
+                    self._put_work(StoredWork(work=work, posted_hash=posted))
                     stored.add(key)
             return stored
 
@@ -264,7 +274,7 @@ class Rows(ABC):
                 known: StoredWork | None = self._get(WORKS, key)
                 if known and not known.work.is_gone and known.work.resource_version <= resource_version:
                     work = replace(known.work, is_gone=True, resource_version=resource_version)
-                    self._put(WORKS, key, replace(known, work=work))
+                    self._put_work(replace(known, work=work))
                     gone.add(key)
             return gone
 
@@ -278,13 +288,34 @@ class Rows(ABC):
         """Works of these modules (None: all), or in these clusters, by (name, cluster)."""
 
         def run() -> dict[tuple[str, str], StoredWork]:
+            gone_clusters = set(clusters) - self._all(Facts.CLUSTERS).keys()
+            ours = {RESERVED_NAME, *self._all(Facts.MODULES)}
             return {
                 (name, cluster): stored
                 for (cluster, name), stored in self._all(WORKS).items()
                 if modules is None or name in modules or stored.work.module in modules or cluster in clusters
+                if stored.work.module is not None or name in ours
+                if not stored.work.is_gone or cluster in gone_clusters
             }
 
         return await self._run("read_works", run)
+
+    async def forget_gone_works(self, *, older_than_seconds: float, limit: int) -> None:
+        """Those that others hold stay."""
+        latest = self._began - dt.timedelta(seconds=older_than_seconds)
+
+        def run() -> None:
+            old = [
+                key
+                for key, went in self._all(GONE_WORKS).items()
+                if went < latest and self._is_free((WORKS, key))
+            ]
+            for key in old[:limit]:
+                self._take((WORKS, key))
+                self._put(WORKS, key, None)
+                self._put(GONE_WORKS, key, None)
+
+        await self._run("forget_gone_works", run)
 
     async def known_works(self) -> set[tuple[str, str]]:
         """(cluster, name) of those that are not gone."""
@@ -358,9 +389,18 @@ class Rows(ABC):
                 died_at=known.died_at if known else self._began,
             )
             self._put(DEAD_LETTERS, key, letter)
+            letters = sorted(self._all(DEAD_LETTERS).items(), key=lambda item: item[1].id, reverse=True)
+            for oldest, _ in letters[MAX_DEAD_LETTERS:]:
+                if self._is_free((DEAD_LETTERS, oldest)):
+                    self._take((DEAD_LETTERS, oldest))
+                    self._put(DEAD_LETTERS, oldest, None)
             return letter.id
 
         return await self._run("bury", run, hold=[(DEAD_LETTERS, key)])
+
+    async def count_dead_letters(self) -> int:
+        """How many messages wait for a person."""
+        return await self._run("count_dead_letters", lambda: len(self._all(DEAD_LETTERS)))
 
     async def read_dead_letters(self) -> list[DeadLetter]:
         """All of them, oldest first."""
@@ -379,6 +419,14 @@ class Rows(ABC):
             return sorted(found.values(), key=lambda letter: letter.id)
 
         return await self._run("take_dead_letters", run)
+
+    def _put_work(self, stored: StoredWork) -> None:
+        """A work, and if it is gone since when."""
+        work = stored.work
+        key = (work.cluster, work.name)
+        self._put(WORKS, key, stored)
+        if work.is_gone or self._get(GONE_WORKS, key) is not None:
+            self._put(GONE_WORKS, key, self._began if work.is_gone else None)
 
     def _artifacts(self, keys: Iterable[str]) -> dict[ArtifactKey, Artifact]:
         found = {ArtifactKey(key): self._get(ARTIFACTS, key) for key in keys}

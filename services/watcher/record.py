@@ -36,6 +36,12 @@ MODULES = FactTable(table=Facts.MODULES, kind=Kind.MODULE, quiet=frozenset({"res
 CONFIG_MAPS = FactTable(table=Facts.CONFIG_MAPS, kind=Kind.CONFIG_MAP)
 SECRETS = FactTable(table=Facts.SECRETS, kind=Kind.SECRET)
 
+GONE_KEPT_SECONDS = 24 * 3600.0
+"""How long it is known of a work that it is gone: longer than an older event or answer can be under way."""
+
+FORGOTTEN_AT_ONCE = 5000
+"""Traces of works that one batch of deletions takes with it: more than most leave, and done within moments."""
+
 
 async def record_facts(transaction: Transaction, facts: FactTable, rows: Sequence[Row]) -> int:
     """Store rows (at most one per name) and announce those that are news. Returns how many were."""
@@ -75,6 +81,8 @@ async def keep_only_facts(
 async def record_observed_works(transaction: Transaction, observed: Sequence[ObservedWork]) -> None:
     """Store works as seen, deleted ones too, announcing those whose stored state moved."""
     await _announce_works(transaction, await transaction.record_works(observed, is_own_write=False))
+    if any(work.is_gone for work in observed):
+        await _forget_gone(transaction)
 
 
 async def keep_only_works(
@@ -84,6 +92,7 @@ async def keep_only_works(
     missing = await transaction.known_works() - set(keys)
     gone = await transaction.mark_works_gone(sorted(missing), resource_version=resource_version)
     await _announce_works(transaction, gone)
+    await _forget_gone(transaction)
 
 
 async def mark_synced(transaction: Transaction, resource: str, *, resource_version: int) -> None:
@@ -118,6 +127,11 @@ def is_news(facts: FactTable, row: Row, known: Mapping[str, object] | None) -> b
     if known is None:
         return True
     return any(value != known[column] for column, value in row.items() if column not in facts.quiet)
+
+
+async def _forget_gone(transaction: Transaction) -> None:
+    """Whoever leaves traces takes old ones away: they never become many more than a day's."""
+    await transaction.forget_gone_works(older_than_seconds=GONE_KEPT_SECONDS, limit=FORGOTTEN_AT_ONCE)
 
 
 async def _announce_works(transaction: Transaction, keys: Iterable[tuple[str, str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -35,7 +35,7 @@ IDLE_IN_TRANSACTION_SECONDS = 10
 """A process that is frozen inside of a transaction holds its row locks no longer than this. More than a relay needs
 to publish what it has locked."""
 CHUNK = 1000
-"""Rows of one INSERT."""
+"""Rows of one INSERT, or of one answer to a long query."""
 
 
 class DatabaseAddressInvalid(PermanentError):
@@ -116,6 +116,18 @@ def text_array(values: Iterable[str]) -> sa.ColumnElement[Sequence[str]]:
     `column == sa.any_(text_array(values))` is the unlimited form of `column IN (…)`.
     """
     return sa.cast(list(values), ARRAY(sa.Text))
+
+
+async def pieces(
+    connection: Connection, query: sa.Select[tuple[Any, ...]]
+) -> AsyncIterator[Sequence[sa.Row[tuple[Any, ...]]]]:
+    """Rows of a query that may have any number of them, some at a time.
+
+    Each piece is an answer of its own: it has the whole statement timeout, and others run while it is on its way.
+    """
+    async with connection.stream(query, execution_options={"yield_per": CHUNK}) as rows:
+        async for piece in rows.partitions():
+            yield piece
 
 
 def chunks(rows: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

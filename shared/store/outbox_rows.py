@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.store.database import Connection, chunks
-from shared.store.port import Announcement, DeadLetter, OutboxRow
+from shared.store.port import MAX_DEAD_LETTERS, Announcement, DeadLetter, OutboxRow
 from shared.store.tables import dead_letters, outbox
 
 _LETTER = [column for column in dead_letters.c if column.name != "payload_sha256"]
@@ -73,7 +73,30 @@ class OutboxStatements:
             ).returning(dead_letters.c.id)
         )
         number: int = row.scalar_one()
+        await self._forget_oldest_letters()
         return number
+
+    async def _forget_oldest_letters(self) -> None:
+        newest_too_many = (
+            sa.select(dead_letters.c.id)
+            .order_by(dead_letters.c.id.desc())
+            .offset(MAX_DEAD_LETTERS)
+            .limit(1)
+            .scalar_subquery()
+        )
+        # Somebody else may be at it, too: neither waits for the other.
+        oldest = (
+            sa.select(dead_letters.c.id)
+            .where(dead_letters.c.id <= newest_too_many)
+            .with_for_update(skip_locked=True)
+        )
+        await self._connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(oldest)))
+
+    async def count_dead_letters(self) -> int:
+        """How many messages wait for a person."""
+        return (
+            await self._connection.execute(sa.select(sa.func.count()).select_from(dead_letters))
+        ).scalar_one()
 
     async def read_dead_letters(self) -> list[DeadLetter]:
         """All of them, oldest first."""

@@ -20,6 +20,10 @@ Row: TypeAlias = Mapping[str, Any]
 """A row of a table of facts, by column."""
 
 
+MAX_DEAD_LETTERS = 10_000
+"""More than any person looks through. A payload has at most 64 KiB, nearly all have some hundred bytes."""
+
+
 class StoreUnavailable(TransientError):
     """The store does not answer, refuses, or rolled the transaction back; nothing of it happened, or all of it."""
 
@@ -183,7 +187,15 @@ class WorkRows(Protocol):
     async def read_works(
         self, *, modules: Collection[str] | None, clusters: Collection[str] = ()
     ) -> dict[tuple[str, str], StoredWork]:
-        """Works that bear these modules' names or labels (None: all), or in these clusters, by (name, cluster)."""
+        """Works that bear these modules' names or labels (None: all), or in these clusters, by (name, cluster).
+
+        Left out is what decides nothing, however much of it there is: works of others, except under the name of a
+        module that is stored or under the reserved one, which must not be overwritten; and works that are gone, except
+        those in `clusters` that are gone themselves: their modules still count them.
+        """
+
+    async def forget_gone_works(self, *, older_than_seconds: float, limit: int) -> None:
+        """Delete what is known of up to `limit` works that went that long ago; those that others hold stay."""
 
     async def known_works(self) -> set[tuple[str, str]]:
         """(cluster, name) of those that are not gone."""
@@ -208,7 +220,13 @@ class Outbox(Protocol):
         """How many announcements wait."""
 
     async def bury(self, *, queue: str, subject: str, payload: bytes, cause: str, deliveries: int) -> int:
-        """Keep a message that cannot be handled. Returns its id; the same message again is not kept twice."""
+        """Keep a message that cannot be handled. Returns its id; the same message again is not kept twice.
+
+        Of more than MAX_DEAD_LETTERS the oldest are forgotten.
+        """
+
+    async def count_dead_letters(self) -> int:
+        """How many messages wait for a person."""
 
     async def read_dead_letters(self) -> list[DeadLetter]:
         """All of them, oldest first."""

@@ -67,8 +67,8 @@ _PROGRESS = _update(
 
 # A relay locks rows, and deletes those that it has published; it changes none.
 _RELAY: Rights = {"outbox": (_SELECT, _INSERT, _DELETE, _update("id"))}
-# The same message that dies again only counts its deliveries.
-_CONSUMER: Rights = {"dead_letters": (_SELECT, _INSERT, _update("cause", "deliveries"))}
+# The same message that dies again only counts its deliveries. Of too many the oldest go.
+_CONSUMER: Rights = {"dead_letters": (_SELECT, _INSERT, _update("cause", "deliveries"), _DELETE)}
 _WORKER: Rights = {**_RELAY, **_CONSUMER, "artifacts": (_SELECT, _PROGRESS)}
 
 ROLES: Mapping[str, Rights] = {
@@ -78,7 +78,7 @@ ROLES: Mapping[str, Rights] = {
         "modules": _OWN,
         "config_maps": _OWN,
         "secrets": _OWN,
-        "works": _WRITE,
+        "works": _OWN,
         "syncs": _WRITE,
     },
     "dispatcher": {

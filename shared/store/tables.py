@@ -107,6 +107,7 @@ works = sa.Table(
     sa.Column("resource_version", sa.BigInteger, nullable=False),
     _timestamp("seen_at"),
     sa.Index("ix_works_module", "module"),
+    sa.Index("ix_works_gone", "seen_at", postgresql_where=sa.text("is_gone")),
 )
 
 syncs = sa.Table(

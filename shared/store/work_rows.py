@@ -7,6 +7,7 @@ from before that write, however far behind the watch is.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -14,9 +15,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.domain.canonical import storable
+from shared.domain.module import RESERVED_NAME
 from shared.domain.work import ObservedWork, StoredWork, WorkCondition
-from shared.store.database import Connection, chunks, text_array
+from shared.store.database import Connection, chunks, pieces, text_array
+from shared.store.tables import clusters as known_clusters
+from shared.store.tables import modules as known_modules
 from shared.store.tables import works
+
+_IS_OF_A_MODULE = sa.or_(
+    works.c.module.is_not(None),
+    works.c.name == RESERVED_NAME,
+    works.c.name.in_(sa.select(known_modules.c.name)),
+)
+_HAS_NO_CLUSTER = ~sa.exists().where(known_clusters.c.name == works.c.cluster)
 
 
 class WorkStatements:
@@ -63,9 +74,14 @@ class WorkStatements:
         self, keys: Iterable[tuple[str, str]], *, resource_version: int
     ) -> set[tuple[str, str]]:
         """Returns those for which that was news."""
-        wanted = list(keys)
-        if not wanted:
-            return set()
+        gone: set[tuple[str, str]] = set()
+        for chunk in chunks(list(keys)):
+            gone |= await self._mark_gone(chunk, resource_version)
+        return gone
+
+    async def _mark_gone(
+        self, wanted: Sequence[tuple[str, str]], resource_version: int
+    ) -> set[tuple[str, str]]:
         pairs = sa.func.unnest(
             text_array(cluster for cluster, _ in wanted), text_array(name for _, name in wanted)
         )
@@ -78,7 +94,7 @@ class WorkStatements:
                 works.c.resource_version <= resource_version,
                 ~works.c.is_gone,
             )
-            .values(is_gone=True, resource_version=resource_version)
+            .values(is_gone=True, resource_version=resource_version, seen_at=sa.func.now())
             .returning(works.c.cluster, works.c.name)
         )
         return {(cluster, name) for cluster, name in gone}
@@ -87,25 +103,40 @@ class WorkStatements:
         self, *, modules: Collection[str] | None, clusters: Collection[str] = ()
     ) -> dict[tuple[str, str], StoredWork]:
         """Works of these modules (None: all), or in these clusters, by (name, cluster)."""
-        query = sa.select(works)
+        is_in_clusters = works.c.cluster == sa.any_(text_array(clusters))
+        query = sa.select(works).where(
+            _IS_OF_A_MODULE, sa.or_(~works.c.is_gone, sa.and_(is_in_clusters, _HAS_NO_CLUSTER))
+        )
         if modules is not None:
             names = text_array(modules)
             query = query.where(
-                sa.or_(
-                    works.c.name == sa.any_(names),
-                    works.c.module == sa.any_(names),
-                    works.c.cluster == sa.any_(text_array(clusters)),
-                )
+                sa.or_(works.c.name == sa.any_(names), works.c.module == sa.any_(names), is_in_clusters)
             )
-        rows = await self._connection.execute(query)
-        return {
-            (row.name, row.cluster): StoredWork(work=_work(row), posted_hash=row.posted_hash) for row in rows
-        }
+        found: dict[tuple[str, str], StoredWork] = {}
+        async for rows in pieces(self._connection, query):
+            for row in rows:
+                stored = StoredWork(work=_work(row), posted_hash=row.posted_hash)
+                found[row.name, row.cluster] = stored
+        return found
+
+    async def forget_gone_works(self, *, older_than_seconds: float, limit: int) -> None:
+        """By the database's clock."""
+        old = (
+            sa.select(works.c.cluster, works.c.name)
+            .where(
+                works.c.is_gone, works.c.seen_at < sa.func.now() - dt.timedelta(seconds=older_than_seconds)
+            )
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        await self._connection.execute(
+            sa.delete(works).where(sa.tuple_(works.c.cluster, works.c.name).in_(old))
+        )
 
     async def known_works(self) -> set[tuple[str, str]]:
         """(cluster, name) of those that are not gone."""
         query = sa.select(works.c.cluster, works.c.name).where(~works.c.is_gone)
-        return {(cluster, name) for cluster, name in await self._connection.execute(query)}
+        return {(row.cluster, row.name) async for rows in pieces(self._connection, query) for row in rows}
 
 
 def _work(row: Any) -> ObservedWork:

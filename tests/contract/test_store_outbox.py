@@ -103,6 +103,23 @@ async def test_a_dead_letter_is_kept_once_with_its_newest_cause(store: Store) ->
     assert (first.payload, first.deliveries, first.cause[:4]) == (b"\xff\0", 4, "no 4")
     assert first.id < second.id
     async with store.begin() as transaction:
+        assert await transaction.count_dead_letters() == 2
+    async with store.begin() as transaction:
         assert await transaction.take_dead_letters([first.id, 99999]) == [first]
         assert await transaction.read_dead_letters() == [second]
         assert await transaction.take_dead_letters([]) == []
+
+
+async def test_of_too_many_dead_letters_the_oldest_are_forgotten(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("shared.store.outbox_rows", "simulation.store_rows"):
+        monkeypatch.setattr(f"{module}.MAX_DEAD_LETTERS", 3)
+    for payload in (b"a", b"b", b"c", b"a", b"d", b"e"):
+        async with store.begin() as transaction:
+            await transaction.bury(queue="Q", subject="s", payload=payload, cause="no", deliveries=1)
+    async with store.begin() as transaction:
+        letters = await transaction.read_dead_letters()
+        assert await transaction.count_dead_letters() == 3
+
+    assert [letter.payload for letter in letters] == [b"c", b"d", b"e"]

@@ -12,6 +12,7 @@ from localhub.hub import HubAddresses
 from shared.domain.artifact import ArtifactRequest, ArtifactState, SignRecipe, Stage
 from shared.domain.kernel import KernelVersion
 from shared.domain.lease import Built, Failure, Signed
+from shared.domain.work import ObservedWork
 from shared.store import artifacts
 from shared.store.database import DatabaseUnavailable, connect
 from shared.store.migrate import upgrade
@@ -31,7 +32,7 @@ MAY: dict[str, dict[str, str]] = {
         "modules": "SIUDL",
         "config_maps": "SIUDL",
         "secrets": "SIUDL",
-        "works": "SIUL",
+        "works": "SIUDL",
         "syncs": "SIUL",
         "outbox": "SIDuL",
     },
@@ -45,10 +46,10 @@ MAY: dict[str, dict[str, str]] = {
         "artifacts": "SIuL",
         "module_kernels": "SIUDL",
         "outbox": "SIDuL",
-        "dead_letters": "SIuL",
+        "dead_letters": "SIDuL",
     },
-    "builder": {"artifacts": "SuL", "outbox": "SIDuL", "dead_letters": "SIuL"},
-    "signer": {"artifacts": "SuL", "outbox": "SIDuL", "dead_letters": "SIuL"},
+    "builder": {"artifacts": "SuL", "outbox": "SIDuL", "dead_letters": "SIDuL"},
+    "signer": {"artifacts": "SuL", "outbox": "SIDuL", "dead_letters": "SIDuL"},
     "operator": {
         **dict.fromkeys(metadata.tables, "S"),
         "artifacts": "SuL",
@@ -321,6 +322,7 @@ async def test_an_artifact_goes_from_role_to_role(database: HubAddresses) -> Non
             await artifacts.announce_overdue(transaction)
             assert await artifacts.check_again(transaction, [key]) == [key]
         async with operator.begin() as transaction:
+            assert await transaction.count_dead_letters() == 1
             letters = await transaction.read_dead_letters()
             assert len(await transaction.take_dead_letters([letter.id for letter in letters])) == 1
 
@@ -339,3 +341,31 @@ async def test_the_watcher_stores_facts_that_the_dispatcher_only_reads(database:
                 await transaction.put_facts(Facts.CONFIG_MAPS, [row])
         async with watcher.begin() as transaction:
             assert await transaction.remove_facts(Facts.CONFIG_MAPS, ["c"]) == {"c"}
+
+
+async def test_watcher_and_dispatcher_write_works_and_the_watcher_forgets_them(
+    database: HubAddresses,
+) -> None:
+    work = ObservedWork(
+        cluster="c",
+        name="m",
+        uid="u",
+        resource_version=1,
+        module="m",
+        content_hash="h",
+        observed_hash="h",
+        served={},
+        conditions={},
+        feedback={},
+    )
+    async with opened(database, "watcher") as watcher, opened(database, "dispatcher") as dispatcher:
+        async with dispatcher.begin() as transaction:
+            assert await transaction.record_works([work], is_own_write=True) == {("c", "m")}
+            assert set(await transaction.read_works(modules=None)) == {("m", "c")}
+        async with watcher.begin() as transaction:
+            assert await transaction.known_works() == {("c", "m")}
+            assert await transaction.mark_works_gone([("c", "m")], resource_version=2) == {("c", "m")}
+        async with watcher.begin() as transaction:
+            await transaction.forget_gone_works(older_than_seconds=0, limit=9)
+        async with dispatcher.begin() as transaction:
+            assert await transaction.read_works(modules=[], clusters=["c"]) == {}
