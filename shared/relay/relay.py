@@ -15,6 +15,7 @@ from shared.store.port import OutboxRow, Store, StoreUnavailable
 log = structlog.get_logger()
 
 BATCH = 200
+"""Rows of one subject prefix that are published at once."""
 IDLE_SECONDS = 1.0
 """A row whose process died before it could wake its relay waits at most this long."""
 
@@ -52,7 +53,7 @@ class Relay:
         while not stop.is_set():
             self._wake.clear()
             try:
-                if await self._drain_once() == BATCH:
+                if await self._drain_once() >= BATCH:
                     continue
             except StoreUnavailable as error:
                 self._drained = None
@@ -63,7 +64,12 @@ class Relay:
     async def _drain_once(self) -> int:
         """Publish what waits. Returns how many rows went; what the bus does not take stays for the next look."""
         async with self._store.begin() as transaction:
-            rows = await transaction.lock_outbox(limit=BATCH, subjects=self._subjects)
+            # Each stream's messages for themselves: however many one refuses, they hide no others.
+            rows = [
+                row
+                for prefix in self._subjects
+                for row in await transaction.lock_outbox(limit=BATCH, subjects=[prefix])
+            ]
             if not rows:
                 self._drained = _time()
                 return 0

@@ -17,7 +17,7 @@ from shared.bus.streams import open_administrator
 from shared.bus.topology import CHANGES, SIGNATURES
 from shared.domain.artifact import ArtifactKey, Stage
 from shared.events.messages import Changed, Kind, Requested, decode_changed
-from shared.relay.relay import Relay
+from shared.relay.relay import BATCH, Relay
 from shared.store import outbox
 from shared.store.database import connect
 from shared.store.migrate import upgrade
@@ -114,6 +114,40 @@ async def test_a_stream_that_is_gone_holds_nothing_back(
     await eventually(is_empty, what="both are published")
     stop.set()
     await asyncio.wait_for(running, 10)
+
+
+async def test_any_number_of_rows_that_a_stream_refuses_hides_no_others(
+    store: PostgresStore, bus: Bus, hub: HubAddresses
+) -> None:
+    """More changes wait than a relay takes at once, and their stream is away; a request comes after them."""
+    administrator = await nats.connect(hub.nats_url)
+    await administrator.jetstream().delete_stream(CHANGES.stream)
+    await administrator.close()
+    waiting = BATCH + 50
+    await announce(store, *(f"waits-{number}" for number in range(waiting)))
+    async with store.begin() as transaction:
+        requests = [
+            Requested(stage=Stage.SIGN, artifact=ArtifactKey(f"{number:064x}"), announcement=0)
+            for number in range(BATCH + 50)
+        ]
+        await outbox.announce(transaction, requests)
+    stop = asyncio.Event()
+    relay = Relay(store, bus, subjects=announced_prefixes(Identity.DISPATCHER))
+    running = asyncio.create_task(relay.run(stop))
+
+    async def are_published() -> bool:
+        return await count(store) == waiting
+
+    async def is_empty() -> bool:
+        return await count(store) == 0
+
+    await eventually(are_published, what="the requests are published", seconds=20)
+    assert not relay.is_draining
+    await make_streams(hub)
+    await eventually(is_empty, what="the changes are published, too")
+    stop.set()
+    await asyncio.wait_for(running, 10)
+    assert relay.is_draining
 
 
 async def test_a_relay_waits_while_nats_is_away_and_loses_nothing(
