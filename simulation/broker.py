@@ -118,6 +118,9 @@ class Broker:
         """Make streams and consumers that are missing, as `kmmhub streams` does; all of the topology by default."""
         self._check()
         for queue in queues or QUEUES:
+            present = self._streams.get(queue.stream)
+            if present is not None and present.config.retention is not queue.retention:
+                del self._streams[queue.stream]
             stream = self._streams.setdefault(queue.stream, _Stream(config=queue.stream_config()))
             stream.config = queue.stream_config()
             if stream.consumer is None:  # a new one begins with all that the stream still has

@@ -1,7 +1,8 @@
 """Who may do what on the bus, as data: one user per process, and for each the least that its work needs.
 
 A service publishes what it announces itself, and pulls from its own queue. Nobody but the `streams` process makes or
-changes streams, and nobody at all deletes, purges or reads one: messages are received, never looked up. Each user
+changes streams, nor deletes the one that may have to be made anew, and nobody at all purges or reads one: messages are
+received, never looked up. Each user
 receives answers under an inbox of its own, because whoever may subscribe to a shared `_INBOX.>` reads the answers to
 everybody.
 """
@@ -86,10 +87,13 @@ def _consuming(queue: Queue | None) -> tuple[str, ...]:
 
 
 def _administering(identity: Identity) -> tuple[str, ...]:
-    """Look at our streams and consumers, make them, and change them; not delete or purge them."""
+    """Look at our streams and consumers, make them, and change them; not purge them.
+
+    The stream of changes may be deleted: it was no work queue once, and is replaced where it still is none.
+    """
     if identity is not Identity.STREAMS:
         return ()
-    return tuple(
+    return f"$JS.API.STREAM.DELETE.{CHANGES.stream}", *(
         subject
         for queue in QUEUES
         for subject in (

@@ -1,6 +1,8 @@
 """Making streams and consumers: the work of one user, who may do that and nothing else.
 
-Whatever is missing is made, whatever differs is brought to its configuration, nothing is ever deleted.
+Whatever is missing is made, whatever differs is brought to its configuration. A stream is replaced, with what waits in
+it, only where the server takes no other way: its retention cannot become another one. What was lost is found by the
+dispatcher's next look at everything.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Action(StrEnum):
 
     CREATED = "created"
     CHANGED = "changed"
+    REPLACED = "replaced"
     UNCHANGED = "unchanged"
 
 
@@ -121,6 +124,12 @@ class Administrator:
             return Action.CREATED
         if _agrees(present, wanted):
             return Action.UNCHANGED
+        if present.retention != wanted.retention:
+            # NATS ("JetStream, Streams, Retention"): nothing becomes a work queue, or stops being one.
+            log.warning("streams.replacing", stream=queue.stream, retention=queue.retention.value)
+            await self._jetstream.delete_stream(queue.stream)
+            await self._jetstream.add_stream(wanted)
+            return Action.REPLACED
         await self._jetstream.update_stream(wanted)
         return Action.CHANGED
 

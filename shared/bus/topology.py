@@ -61,7 +61,7 @@ CHANGES = Queue(
     stream="KMM_CHANGES",
     consumer="dispatcher",
     subjects=(f"{SUBJECT_ROOT}.changed.>",),
-    retention=RetentionPolicy.LIMITS,
+    retention=RetentionPolicy.WORK_QUEUE,
     max_age=24 * 3600,
     ack_wait=60,
 )

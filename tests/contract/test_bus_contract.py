@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from broker import Broker
@@ -74,6 +75,26 @@ def test_messages_stay_in_a_stream_of_limits_and_come_once(run: Run) -> None:
             await asyncio.sleep(1.5 * ACK_WAIT)
         assert inbox.seen == [b"a", b"b"]
         assert await bench.count(queue) == 2
+
+    run(case)
+
+
+def test_a_stream_of_limits_that_becomes_a_work_queue_is_made_anew(run: Run) -> None:
+    async def case(bench: Bench) -> None:
+        bus, old = await opened(bench, RetentionPolicy.LIMITS)
+        queue = replace(old, retention=RetentionPolicy.WORK_QUEUE)
+        inbox = Inbox()
+        async with consuming(bus, queue, inbox):
+            await publish(bus, queue, b"a")
+            await inbox.has(b"a")
+            await bench.ensure(queue)
+            assert await bench.count(queue) == 0
+            await publish(bus, queue, b"b")
+            await inbox.has(b"a", b"b")
+            await eventually(lambda: is_empty(bench, queue), "what was handled leaves it")
+        await publish(bus, queue, b"c")
+        await bench.ensure(queue)
+        assert await bench.count(queue) == 1
 
     run(case)
 

@@ -289,6 +289,24 @@ async def test_the_topology_is_made_and_brought_to_its_configuration(broker: Bro
     await publish(bus, BUILDS, b"x")
 
 
+async def test_a_stream_of_an_older_release_is_replaced_once(broker: Broker) -> None:
+    older = replace(CHANGES, retention=RetentionPolicy.LIMITS)
+    async with administrator(broker) as context:
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            await context.delete_stream(older.stream)
+        await ensure(broker, older)
+        with pytest.raises(nats.js.errors.ServerError, match="to/from workqueue"):
+            await context.update_stream(CHANGES.stream_config())
+
+        with structlog.testing.capture_logs() as lines:
+            replaced = [one.action for one in await ensure(broker, *QUEUES)][:2]
+        assert replaced == [Action.REPLACED, Action.CREATED]
+        assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["streams.replacing"]
+        assert {one.action for one in await ensure(broker, *QUEUES)} == {Action.UNCHANGED}
+        config = (await context.stream_info(CHANGES.stream)).config
+        assert config.retention == RetentionPolicy.WORK_QUEUE
+
+
 async def test_a_subject_without_a_stream_is_an_error(bus: Bus) -> None:
     with pytest.raises(BusUnavailable, match="nowhere"):
         await bus.publish("nowhere.x", b"", message_id="1")

@@ -9,18 +9,21 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import nats
 import pytest
 from broker import Broker
+from nats.js.api import RetentionPolicy
 from running_services import ROOT, eventually
 
 from shared.bus import jetstream
 from shared.bus.connection import BusDenied, BusUnavailable
 from shared.bus.nkey import read_nkey
 from shared.bus.permissions import Identity
-from shared.bus.topology import BUILDS, QUEUES
+from shared.bus.streams import open_administrator
+from shared.bus.topology import BUILDS, CHANGES, QUEUES
 
 pytestmark = pytest.mark.integration
 
@@ -97,6 +100,23 @@ async def test_the_deployed_configuration_admits_our_users_with_their_rights(
     await builder.close()
     with pytest.raises(BusUnavailable, match="does not admit us"):
         await jetstream.connect(broker.url, name="builder")
+
+
+async def test_the_streams_of_an_older_release_are_replaced_by_the_deployed_user(
+    deployed: tuple[Broker, Mapping[Identity, dict[str, str]]],
+) -> None:
+    _, environments = deployed
+    variables = environments[Identity.STREAMS]
+    seed = variables.get("NATS_NKEY_SEED")
+    administrator = await open_administrator(variables["NATS_URL"], nkey_seed=Path(seed) if seed else None)
+    await administrator.ensure([replace(CHANGES, retention=RetentionPolicy.LIMITS)])
+    await administrator.close()
+    upgraded = await asyncio.to_thread(kmmhub, "streams", **variables)
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert upgraded.stdout.splitlines()[:2] == [
+        "replaced stream KMM_CHANGES",
+        "created consumer dispatcher of KMM_CHANGES",
+    ]
 
 
 async def test_whoever_may_not_make_streams_is_told(
