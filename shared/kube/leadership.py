@@ -33,6 +33,7 @@ from shared.domain.leadership import (
 from shared.kube.client import LEASES, Resource
 from shared.kube.errors import Conflict, Forbidden, NotFound
 from shared.runtime import clock
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 
 log = structlog.get_logger()
@@ -211,6 +212,7 @@ class Candidate:
         else:
             assert stored is not None
             await self._patch(spec, version=stored.version)
+        fail_point(FailPoint.LEADERSHIP_HELD)
         self._renewed = sent
         if self._term is not None:
             self._set_timers(self._term)

@@ -27,6 +27,8 @@ class FailPoint(StrEnum):
     MESSAGE_HANDLED = "message_handled"
     MESSAGE_SETTLED = "message_settled"
 
+    LEADERSHIP_HELD = "leadership_held"
+
     OUTBOX_LOCKED = "outbox_locked"
     OUTBOX_PUBLISHED = "outbox_published"
     OUTBOX_DELETED = "outbox_deleted"
