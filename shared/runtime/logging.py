@@ -51,4 +51,17 @@ def configure_logging(*, service: str, style: Literal["json", "console"], level:
     root.setLevel(level.upper())
     for noisy in ("uvicorn", "uvicorn.access", "uvicorn.error", "nats", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(_is_worth_telling)
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Not what asyncpg leaves behind when a connect is cancelled in its first step, which nobody can wait for.
+
+    Source: asyncpg/connect_utils.py, `TLSUpgradeProto.connection_lost`; whoever connects gets the timeout anyway.
+    """
+    message = record.getMessage()
+    return not (message.startswith("Future exception was never") and _LEFT_BY_ASYNCPG in message)
+
+
+_LEFT_BY_ASYNCPG = "ConnectionError('unexpected connection_lost() call')"
