@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.domain.artifact import Artifact, ArtifactState, Stage
 from shared.domain.backoff import retry_delay
+from shared.domain.lease import WORKER_DIED
 from shared.domain.work import MODULE_LABEL
 from shared.kube.client import LEASES, MANIFEST_WORKS, MODULES, Resource
 from shared.store.port import Facts, Row
@@ -23,6 +24,9 @@ from simulation.world import World
 
 WORKING = {ArtifactState.BUILDING, ArtifactState.SIGNING}
 PERMISSIONS = "kmm-hub-permissions"
+
+TAKEN_OVER_AT_ONCE = 2
+"""How often in a row an artifact may go from a worker that vanished to the next one without a pause."""
 
 PASS_SECONDS = 100.0
 """For how long a dispatcher may act on what it read, frozen and slowed down by the nemesis."""
@@ -49,6 +53,7 @@ class Oracle:
     _holders: dict[tuple[str, int], str] = field(default_factory=dict)
     _ready: set[str] = field(default_factory=set)
     _failures: dict[str, int] = field(default_factory=dict)
+    _taken_over: dict[str, int] = field(default_factory=dict)
     _published: set[str] = field(default_factory=set)
     _heard: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -94,12 +99,16 @@ class Oracle:
                 "S1 an artifact has one holder at a time, and pauses between tries",
                 f"{name}: {who} took it {(before.not_before - now).total_seconds():.1f} s early",
             )
+            self._count_vanished(name, before)
             self.world.note(f"{who} takes {after.request.target}: {after.state}, attempt {after.attempts}")
         elif before.state in WORKING:
             holder = self._holders.get((before.key, before.fence))
             is_told_again = after.announced > before.announced and after.state is before.state
+            # By whoever sees it first, once its lease ran out.
+            is_put_back = after.reason == WORKER_DIED and after.state not in WORKING
+            is_put_back = is_put_back and after.attempts == before.attempts and before.not_before <= began
             self._check(
-                who == holder or is_told_again,
+                who == holder or is_told_again or is_put_back,
                 "S2 who lost its lease changes nothing",
                 f"{name}: {who}, not {holder}",
             )
@@ -111,6 +120,16 @@ class Oracle:
                 f"{after.request.target} is {after.state}{f': {after.reason}' if after.reason else ''}"
             )
         self._count_failure(name, began, before, after)
+
+    def _count_vanished(self, name: str, before: Artifact) -> None:
+        """S7, by our own count: what workers vanish over does not go on to the next one for ever."""
+        count = self._taken_over.get(before.key, 0) + 1 if before.state in WORKING else 0
+        self._taken_over[before.key] = count
+        self._check(
+            count <= TAKEN_OVER_AT_ONCE,
+            "S7 the pauses between failed tries grow",
+            f"{name}: {count} workers in a row vanished, and there is no pause",
+        )
 
     def _count_failure(self, name: str, began: dt.datetime, before: Artifact, after: Artifact) -> None:
         """S7, by our own count: the pauses between failures grow."""

@@ -14,9 +14,26 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from shared.domain.artifact import Artifact, ArtifactKey, ArtifactRequest, ArtifactState, Stage
+from shared.domain.backoff import retry_delay
 
 ANNOUNCE_AGAIN_SECONDS = 30
 """An artifact that nobody took is announced again after this time, doubled with each announcement up to 16 times."""
+
+SUSPICIOUS_ATTEMPTS = 3
+"""From this attempt on, a worker that vanishes is told, and the artifact waits. One or two are a node's end, or a
+rollout that was too hasty, and are made up for at once; a third one has a cause."""
+
+COUNTED_FAILURES = 8
+"""Failures that a worker lived to record count no further than this: their pauses have grown to the longest by then,
+and whatever is counted beyond is workers that vanished, one after the other."""
+
+MOST_ATTEMPTS = 16
+"""An artifact whose worker vanishes at this attempt fails: 8 or more in a row, each after the longest pause or one that
+grew to it. It takes half an hour and more, so that an outage ends sooner; a build that kills builders does not, and
+would keep them from everybody else's builds for ever."""
+
+WORKER_DIED = "WorkerDied"
+"""The reason of an artifact whose worker vanished, on conditions and in Events."""
 
 ENDED = frozenset({ArtifactState.READY, ArtifactState.FAILED, ArtifactState.UNWANTED})
 """States that are left only because somebody asks for it."""
@@ -112,6 +129,8 @@ def take(
 ) -> tuple[Artifact, Lease] | None:
     """Take the lease of a stage, if the artifact waits for it and is due, or if its holder's lease ran out.
 
+    Not if holders vanished too often: `put_back` comes first then.
+
     Args:
         artifact: locked.
         stage: what the taker will do.
@@ -120,6 +139,8 @@ def take(
         now: the database's clock.
     """
     if artifact.state not in {stage.waiting, stage.working} or artifact.not_before > now:
+        return None
+    if _is_suspicious(artifact, now):
         return None
     taken = replace(
         artifact,
@@ -139,6 +160,29 @@ def take(
         source=artifact.source,
     )
     return taken, lease
+
+
+def put_back(artifact: Artifact, *, jitter: float, now: dt.datetime) -> Artifact | None:
+    """Take an artifact from a holder that vanished, too often by now: it waits and says why, or fails at last.
+
+    A worker that records how its work ended, or gives its lease back, never comes to this. What it was killed by may
+    be the work itself (a build that needs more memory than the builder has): the next one would be killed, too.
+
+    Args:
+        artifact: locked.
+        jitter: a random number from 0 to 1.
+        now: the database's clock.
+    """
+    if not _is_suspicious(artifact, now):
+        return None
+    stage = stage_of(artifact.state)
+    is_last = artifact.attempts >= MOST_ATTEMPTS
+    died = Failure(
+        reason=WORKER_DIED,
+        message=_obituary(artifact, stage, is_last=is_last),
+        retry_seconds=None if is_last else retry_delay(artifact.attempts, jitter=jitter),
+    )
+    return _failed(artifact, stage, died, now)
 
 
 def is_held(artifact: Artifact, lease: Lease) -> bool:
@@ -184,7 +228,8 @@ def finish(
                 attempts=0,
             )
         case Failure():
-            return _failed(artifact, lease.stage, result, now)
+            counted = replace(artifact, attempts=min(artifact.attempts, COUNTED_FAILURES))
+            return _failed(counted, lease.stage, result, now)
 
 
 def retry(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
@@ -235,6 +280,23 @@ def announce_again(artifact: Artifact, *, now: dt.datetime) -> Artifact | None:
 def stage_of(state: ArtifactState) -> Stage:
     """The stage that an artifact waits for, or is in."""
     return Stage.BUILD if state in {ArtifactState.WANTED, ArtifactState.BUILDING} else Stage.SIGN
+
+
+def _is_suspicious(artifact: Artifact, now: dt.datetime) -> bool:
+    is_lapsed = artifact.state is stage_of(artifact.state).working and artifact.not_before <= now
+    return is_lapsed and artifact.attempts >= SUSPICIOUS_ATTEMPTS
+
+
+def _obituary(artifact: Artifact, stage: Stage, *, is_last: bool) -> str:
+    """What happened, how often, and what to do."""
+    worker = "builder" if stage is Stage.BUILD else "signer"
+    less = ", or let the build need less (fewer jobs of make)" if stage is Stage.BUILD else ""
+    end = ". It is not tried again until `kmmhub retry` asks for it" if is_last else ""
+    return (
+        f"the {worker} was ended while it worked on this, or did not reach the database for longer than its lease; "
+        f"so ended try {artifact.attempts}, last of {artifact.owner}. Was it killed for its memory (OOMKilled)? "
+        f"Raise the {worker}'s memory limit{less}{end}"
+    )
 
 
 def _built(artifact: Artifact, result: Built, seconds: float, now: dt.datetime) -> Artifact:

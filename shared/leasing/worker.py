@@ -2,6 +2,7 @@
 
 Whatever happens, the artifact moves on: a result is recorded under the fence; a failure is recorded with its reason
 and the time of the next try; a worker that dies lets its lease run out; one that is stopped gives it back at once.
+What workers die of time and again waits, and ends (`shared.domain.lease.put_back`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,6 +38,9 @@ log = structlog.get_logger()
 DATABASE_RETRY_SECONDS = 1.0
 POLL_SECONDS = 10.0
 """How often workers look for what nobody took, and for how long it must have been due."""
+
+SET_ASIDE_SECONDS = 300.0
+"""For how long the poll leaves an artifact alone that this code cannot handle at all."""
 
 STAGES = Counter("kmmhub_stages_total", "Stages ended, by stage and result.", ["stage", "result"])
 SECONDS = Histogram(
@@ -94,6 +98,7 @@ class StageWorker:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._stop = stop
+        self._set_aside: dict[str, float] = {}
 
     async def run(self, queue: Queue) -> None:
         """Work on what the queue brings, and on what nobody took, until the process is stopped."""
@@ -106,47 +111,89 @@ class StageWorker:
 
     async def handle(self, request: Requested) -> Verdict:
         """Work on the artifact of one request, if there is one that is still due and nobody else does."""
-        try:
-            await self._take_and_work(request.artifact)
-        except StoreUnavailable as error:
-            log.warning("lease.not_taken", artifact=request.artifact[:16], error=str(error))
-            return Retry(seconds=DATABASE_RETRY_SECONDS)
+        async with self._slots:
+            try:
+                await self._take_and_work(request.artifact)
+            except StoreUnavailable as error:
+                await self._wait_for_store(request.artifact, error)
+                return Retry(seconds=DATABASE_RETRY_SECONDS)
         return Done()
 
     async def poll(self) -> None:
         """Work on what nobody took though it has been due for a while, until the process is stopped.
 
         The second path: the bus may be gone, may have forgotten a request, or wait for a worker that died with it.
+        Without the bus it is as fast as the workers are: it waits for a free slot, and only where there was less to
+        do than slots were free, for some seconds.
         """
-        while not self._stop.is_set():
-            await pause(self._stop, POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-            if self._stop.is_set() or self._slots.locked():
-                continue
-            try:
-                async with self._backbone.store.begin() as transaction:
-                    due = await transaction.due_artifacts(self._stage, since_seconds=POLL_SECONDS, limit=1)
-                for key in due:
-                    log.info("artifact.overdue", artifact=key[:16])
-                    await self._take_and_work(key)
-            except StoreUnavailable as error:
-                log.warning("poll.failed", error=str(error))
+        has_more = False
+        async with asyncio.TaskGroup() as group:
+            while not self._stop.is_set():
+                if not has_more:
+                    await pause(self._stop, POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+                has_more = await self._start_due(group)
+
+    async def _start_due(self, group: asyncio.TaskGroup) -> bool:
+        """Wait for a free slot, and start what is due in all that are free. Returns whether there may be more."""
+        free = 0
+        while not free or not self._slots.locked():
+            await self._slots.acquire()
+            free += 1
+        due: Sequence[str] = ()
+        try:
+            if not self._stop.is_set():
+                due = await self._due(free)
+        except StoreUnavailable as error:
+            log.warning("poll.failed", error=str(error))
+        except Exception:
+            log.exception("poll.failed")
+        for key in due:
+            log.info("artifact.overdue", artifact=key[:16])
+            group.create_task(self._work_on_due(key))
+        for _ in range(free - len(due)):
+            self._slots.release()
+        return len(due) == free
+
+    async def _due(self, limit: int) -> Sequence[str]:
+        self._set_aside = {key: until for key, until in self._set_aside.items() if until > _time()}
+        async with self._backbone.store.begin() as transaction:
+            due = await transaction.due_artifacts(
+                self._stage, since_seconds=POLL_SECONDS, limit=limit + len(self._set_aside)
+            )
+        return [key for key in due if key not in self._set_aside][:limit]
+
+    async def _work_on_due(self, key: str) -> None:
+        """In a slot that is taken already. Whatever is wrong with one artifact, the worker goes on with others."""
+        try:
+            await self._take_and_work(key)
+        except StoreUnavailable as error:
+            await self._wait_for_store(key, error)
+        except Exception:
+            log.exception("artifact.not_handled", artifact=key, seconds=SET_ASIDE_SECONDS)
+            self._set_aside[key] = _time() + SET_ASIDE_SECONDS
+        finally:
+            self._slots.release()
+
+    async def _wait_for_store(self, key: str, error: StoreUnavailable) -> None:
+        """Keep the slot for a moment: a worker that asked for the next one at once would spin through the queue."""
+        log.warning("lease.not_taken", artifact=key[:16], error=str(error))
+        await pause(self._stop, DATABASE_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def _take_and_work(self, key: str) -> None:
         """Raises StoreUnavailable: the lease could not be taken."""
-        async with self._slots:
-            async with self._backbone.store.begin() as transaction:
-                lease = await artifacts.take_lease(
-                    transaction, key, self._stage, owner=self._owner, seconds=self._lease_seconds
-                )
-            if lease is None:
-                return
-            fail_point(FailPoint.LEASE_TAKEN)
-            self._backbone.relay.wake()
-            with structlog.contextvars.bound_contextvars(
-                artifact=lease.key[:16], kernel=lease.request.kernel, attempt=lease.attempt
-            ):
-                await self._work(lease)
-            self._backbone.relay.wake()
+        async with self._backbone.store.begin() as transaction:
+            lease = await artifacts.take_lease(
+                transaction, key, self._stage, owner=self._owner, seconds=self._lease_seconds
+            )
+        if lease is None:
+            return
+        fail_point(FailPoint.LEASE_TAKEN)
+        self._backbone.relay.wake()
+        with structlog.contextvars.bound_contextvars(
+            artifact=lease.key[:16], kernel=lease.request.kernel, attempt=lease.attempt
+        ):
+            await self._work(lease)
+        self._backbone.relay.wake()
 
     async def _work(self, lease: Lease) -> None:
         holder = Holder(store=self._backbone.store, lease=lease, seconds=self._lease_seconds)
@@ -228,6 +275,8 @@ class StageWorker:
                 return
             except (StoreUnavailable, TimeoutError) as error:
                 log.warning("lease.not_extended", error=repr(error))
+            except Exception:
+                log.exception("lease.not_extended")  # it may pass before the deadline does
 
 
 def _time() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -36,8 +37,13 @@ async def want(transaction: Transaction, requests: Collection[ArtifactRequest]) 
 async def take_lease(
     transaction: Transaction, key: str, stage: Stage, *, owner: str, seconds: float
 ) -> Lease | None:
-    """Take the lease of a stage; None if there is nothing to do: see `shared.domain.lease.take`."""
+    """Take the lease of a stage; None if there is nothing to do: see `shared.domain.lease.take`.
+
+    An artifact whose holders vanished too often is put back instead.
+    """
     locked = await transaction.lock_artifacts([key])
+    if await _steps(transaction, locked, _put_back):
+        return None
     for artifact in locked.artifacts.values():
         step = rules.take(artifact, stage, owner=owner, seconds=seconds, now=locked.now)
         if step is not None:
@@ -97,11 +103,21 @@ async def drop_unneeded(transaction: Transaction, *, limit: int = 500) -> list[A
 async def announce_overdue(transaction: Transaction, *, limit: int = 500) -> int:
     """Announce artifacts that should have moved by now: the message was lost, or its worker died.
 
+    Those whose workers died too often are put back: there may be no worker left that would.
+
     Returns:
-        How many were announced.
+        How many were announced or put back.
     """
     locked = await transaction.lock_overdue_artifacts(limit=limit)
-    return len(await _steps(transaction, locked, lambda one, now: rules.announce_again(one, now=now)))
+    return len(
+        await _steps(
+            transaction, locked, lambda one, now: _put_back(one, now) or rules.announce_again(one, now=now)
+        )
+    )
+
+
+def _put_back(artifact: Artifact, now: datetime) -> Artifact | None:
+    return rules.put_back(artifact, jitter=random.random(), now=now)  # noqa: S311 - no secret
 
 
 async def _step(

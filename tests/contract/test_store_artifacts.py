@@ -8,7 +8,7 @@ import pytest
 from store_fixtures import artifact_request, store
 
 from shared.domain.artifact import EPOCH, Artifact, ArtifactKey, ArtifactState, Stage
-from shared.domain.lease import Built, Failure, Lease, Signed
+from shared.domain.lease import MOST_ATTEMPTS, WORKER_DIED, Built, Failure, Lease, Signed
 from shared.events.messages import Changed, Requested, decode_changed, decode_requested
 from shared.store import artifacts
 from shared.store.port import Store, Transaction
@@ -92,7 +92,7 @@ async def test_many_artifacts_are_wanted_at_once(store: Store) -> None:
 
 async def test_of_twenty_takers_at_once_exactly_one_wins(store: Store) -> None:
     key = await wanted(store)
-    for attempt in range(1, 6):
+    for attempt in range(1, 4):
         leases = await asyncio.gather(*(take(store, key) for _ in range(20)))
 
         (winner,) = [lease for lease in leases if lease is not None]
@@ -252,6 +252,67 @@ async def test_the_artifact_of_a_dead_worker_is_announced_for_its_stage(store: S
         await announced(transaction)
         await artifacts.announce_overdue(transaction)
         assert await announced(transaction) == ["sign 2"]
+
+
+async def lost(store: Store, key: str, times: int, stage: Stage = Stage.BUILD) -> None:
+    """So many workers take it, one after the other, and vanish."""
+    for _ in range(times):
+        await held(store, key, stage)
+        await end(store, key)
+
+
+async def test_an_artifact_over_which_three_workers_vanish_waits_and_says_why(store: Store) -> None:
+    key = await wanted(store)
+    await lost(store, key, 3)
+    async with store.begin() as transaction:
+        await announced(transaction)
+
+    assert await take(store, key) is None
+    waiting = await read(store, key)
+    assert (waiting.state, waiting.reason, waiting.attempts) == (ArtifactState.WANTED, WORKER_DIED, 3)
+    async with store.begin() as transaction:
+        assert await announced(transaction) == ["artifact"]
+        pause = (waiting.not_before - await transaction.now()).total_seconds()
+        assert 1 < pause <= 8
+    assert await take(store, key) is None, "its pause goes on"
+    await end(store, key)
+    assert (await held(store, key)).attempt == 4
+    assert (await read(store, key)).reason == WORKER_DIED, "shown until it ends"
+
+
+async def test_the_sweeper_puts_back_what_no_worker_is_left_to_put_back(store: Store) -> None:
+    key = await wanted(store, is_signed=True)
+    async with store.begin() as transaction:
+        lease = await artifacts.take_lease(transaction, key, Stage.BUILD, owner="test", seconds=60)
+        assert lease is not None
+        await artifacts.finish(transaction, lease, Built(source=SOURCE, is_adopted=False), seconds=1)
+    await lost(store, key, 3, Stage.SIGN)
+    async with store.begin() as transaction:
+        await announced(transaction)
+        assert await artifacts.announce_overdue(transaction) == 1
+        assert await announced(transaction) == ["artifact"]
+        assert await artifacts.announce_overdue(transaction) == 0
+
+    waiting = await read(store, key)
+    assert (waiting.state, waiting.reason) == (ArtifactState.BUILT, WORKER_DIED)
+    assert waiting.announce_after == waiting.not_before
+    await end(store, key)
+    async with store.begin() as transaction:
+        assert await artifacts.announce_overdue(transaction) == 1
+        assert await announced(transaction) == ["sign 2"]
+
+
+async def test_what_workers_vanish_over_fails_at_last_and_a_retry_brings_it_back(store: Store) -> None:
+    key = await wanted(store)
+    for _ in range(MOST_ATTEMPTS * 2):
+        await take(store, key)
+        await end(store, key)
+
+    failed = await read(store, key)
+    assert (failed.state, failed.reason, failed.attempts) == ("failed", WORKER_DIED, MOST_ATTEMPTS)
+    async with store.begin() as transaction:
+        assert await artifacts.retry_failed(transaction, [key]) == [key]
+    assert (await held(store, key)).attempt == 1
 
 
 async def test_two_sweepers_announce_each_artifact_once(store: Store) -> None:
