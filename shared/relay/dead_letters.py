@@ -21,6 +21,7 @@ from shared.domain.backoff import retry_delay
 from shared.domain.canonical import storable_text
 from shared.domain.errors import MAX_MESSAGE_CHARACTERS, HubError, TransientError
 from shared.events.messages import UnreadableMessage
+from shared.runtime.fail_point import FailPoint, fail_point
 from shared.store.port import Store, StoreUnavailable
 
 log = structlog.get_logger()
@@ -119,6 +120,7 @@ class DeadLetters(Generic[M]):
         except StoreUnavailable as error:
             log.warning("letter.not_buried", queue=self._queue, subject=delivery.subject, error=str(error))
             return self._again(delivery)
+        fail_point(FailPoint.LETTER_BURIED)
         BURIED.labels(self._queue).inc()
         log.warning("letter.buried", id=number, queue=self._queue, subject=delivery.subject, cause=cause)
         return Done()

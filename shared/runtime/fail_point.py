@@ -26,6 +26,7 @@ class FailPoint(StrEnum):
     MESSAGE_FETCHED = "message_fetched"
     MESSAGE_HANDLED = "message_handled"
     MESSAGE_SETTLED = "message_settled"
+    LETTER_BURIED = "letter_buried"
 
     LEADERSHIP_HELD = "leadership_held"
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
+import nats
 import pytest
 from cut_line import CutLine
 from fail_point_walk import LEASE_SECONDS, Walker, Work, walk
@@ -14,6 +15,7 @@ from services_fixtures import run_fleet
 from test_services_recovery import builds_and_signatures
 
 from localhub.hub import HubAddresses
+from shared.bus.topology import CHANGES
 from shared.registry.client import RegistryClient
 from shared.runtime.fail_point import Action, FailPoint
 
@@ -57,7 +59,7 @@ WALKS: Mapping[Action, Mapping[str, tuple[FailPoint, ...]]] = {
         "signer": (*OWN["signer"], *BUS, *OUTBOX),
     },
 }
-APART = {P.LEASE_RELEASED, P.SWEEP_ANNOUNCED}
+APART = {P.LEASE_RELEASED, P.SWEEP_ANNOUNCED, P.LETTER_BURIED}
 """Places that ordinary work does not reach; each has a test of its own."""
 KERNEL = "6.1.0-13-amd64"
 
@@ -203,3 +205,25 @@ async def test_the_sweep_announces(fleet: Fleet, action: Action) -> None:
     await walker.recover()
     await fleet.ready(name, seconds=90)
     await fleet.serves(cluster, name, {KERNEL: f"{fleet.image(name).partition(':$')[0]}@{digest}"})
+
+
+@pytest.mark.parametrize("action", ["kill", "stop"])
+async def test_a_dead_letter_is_kept_once(fleet: Fleet, hub: HubAddresses, action: Action) -> None:
+    """The dispatcher falls when the letter is in the table and the message still in the queue: it comes again."""
+    subject = f"kmm.changed.{fleet.new_name()}"
+    walker = await only_place(fleet, "dispatcher", FailPoint.LETTER_BURIED, action)
+    client = await nats.connect(hub.nats_url)
+    try:
+        await client.jetstream().publish(subject, b"no message of ours")
+        await walker.reach()
+        await walker.recover()
+
+        async def is_settled() -> bool:
+            consumer = await client.jetstream().consumer_info(CHANGES.stream, CHANGES.consumer)
+            return consumer.num_ack_pending == consumer.num_pending == 0
+
+        await eventually(is_settled, what="no message waits", seconds=100)
+    finally:
+        await client.close()
+    letters = await fleet.database.fetch("SELECT cause FROM dead_letters WHERE subject = $1", subject)
+    assert len(letters) == 1, letters
