@@ -25,6 +25,9 @@ RESULTS = ("state", "source", "digest", "signed_by", "reason")
 MAX_ATTEMPTS = 40
 """Tries of one stage: more than killed workers and a backoff of seconds can make of a run."""
 
+WORKER_DIED = "WorkerDied"
+"""Reason of an artifact that was put back because its holders vanished too often; whoever sees it does it."""
+
 DISPATCHER = "kmmhub-dispatcher"
 PROGRAMS = {"building": "kmmhub-builder", "signing": "kmmhub-signer"}
 
@@ -99,7 +102,11 @@ def lease_breaches(change: Change, writer: int | None, *, when: float) -> Iterat
             yield Breach(invariant="S2 stale fence", what=what, where=where, when=when)
     elif step == 1:
         yield from _taking_breaches(change, where, when)
-    elif before["state"] in WORKING and any(before[name] != after[name] for name in RESULTS):
+    elif (
+        before["state"] in WORKING
+        and any(before[name] != after[name] for name in RESULTS)
+        and not _is_put_back(change)
+    ):
         yield from _result_breaches(change, writer, where, when)
     elif before["state"] not in WORKING and after["state"] in WORKING:
         what = f"it went to {after['state']} without a new fence"
@@ -110,6 +117,20 @@ def lease_breaches(change: Change, writer: int | None, *, when: float) -> Iterat
     if after["attempts"] > MAX_ATTEMPTS:
         what = f"{after['attempts']} attempts of one stage"
         yield Breach(invariant="S7 attempts bounded", what=what, where=where, when=when)
+
+
+def _is_put_back(change: Change) -> bool:
+    """Whether the artifact of a holder that vanished waits, or has failed, now: its lease had run out."""
+    before, after = change.before, change.after
+    if before is None or after is None or before["state"] not in WORKING:
+        return False
+    has_run_out = datetime.fromisoformat(before["not_before"]) <= change.began
+    is_told = after["reason"] == WORKER_DIED and after["state"] in {WORKING[before["state"]], "failed"}
+    return (
+        has_run_out
+        and is_told
+        and (after["fence"], after["attempts"]) == (before["fence"], before["attempts"])
+    )
 
 
 def _taking_breaches(change: Change, where: str, when: float) -> Iterator[Breach]:
@@ -200,8 +221,10 @@ def concurrent_builds(
 
 
 def is_lease_lost(change: Change) -> bool:
-    """Whether a worker lost its lease: it had run out and another one took it, or nobody needs the artifact."""
+    """Whether a worker lost its lease: it ran out and it was taken or put back, or nobody needs it."""
     before, after = change.before, change.after
+    if _is_put_back(change):
+        return True
     if before is None or after is None or before["state"] not in WORKING or after["fence"] == before["fence"]:
         return False
     has_run_out = datetime.fromisoformat(before["not_before"]) <= change.began

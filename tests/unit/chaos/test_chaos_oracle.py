@@ -276,3 +276,24 @@ def test_errors_in_a_log_are_surprises_and_warnings_are_not() -> None:
     ]
     found = list(surprises(lines, "watcher", started=NOON.timestamp()))
     assert [(breach.where, breach.when) for breach in found] == [("watcher", 2.0), ("watcher", 3.0)]
+
+
+PUT_BACK = TAKEN | {"state": "wanted", "reason": "WorkerDied", "not_before": NOON.isoformat()}
+
+
+def test_whoever_sees_it_puts_back_what_a_worker_that_vanished_held() -> None:
+    seen = change(TAKEN, PUT_BACK, seconds=4, application="kmmhub-dispatcher")
+    assert invariants(seen, STRANGER) == []
+    assert is_lease_lost(seen)
+    assert invariants(change(TAKEN, PUT_BACK | {"state": "failed"}, seconds=4), STRANGER) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [(PUT_BACK, 2), (PUT_BACK | {"state": "ready"}, 4), (PUT_BACK | {"reason": "BuildFailed"}, 4)],
+    ids=["before its lease ran out", "with a result", "for another reason"],
+)
+def test_nothing_else_is_written_for_a_holder(after: dict[str, Any], seconds: float) -> None:
+    seen = change(TAKEN, after, seconds=seconds, application="kmmhub-dispatcher")
+    assert invariants(seen, STRANGER) == ["S2"]
+    assert not is_lease_lost(seen)
