@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
 
 from shared.domain.artifact import Artifact, ArtifactKey, Stage
 from shared.domain.lease import DROPPED, ENDED
 from shared.domain.module import RESERVED_NAME
 from shared.domain.work import ObservedWork, StoredWork
-from shared.store.port import (
-    MAX_DEAD_LETTERS,
-    Announcement,
-    DeadLetter,
-    Facts,
-    Locked,
-    OutboxRow,
-    Row,
-)
+from shared.store.port import Facts, Locked, Row
+from simulation.store_access import row_keys
+from simulation.store_outbox import DEAD_LETTERS, OUTBOX, OutboxRows
 
-T = TypeVar("T")
+__all__ = ["ARTIFACTS", "DEAD_LETTERS", "GONE_WORKS", "MODULE_KERNELS", "OUTBOX", "SYNCS", "WORKS", "Rows"]
 
-ARTIFACTS, MODULE_KERNELS, OUTBOX, WORKS, GONE_WORKS, SYNCS, DEAD_LETTERS = (
+ARTIFACTS, MODULE_KERNELS, WORKS, GONE_WORKS, SYNCS = (
     "artifacts",
     "module_kernels",
-    "outbox",
     "works",
     "gone_works",
     "syncs",
-    "dead_letters",
 )
 
 
-class Rows(ABC):
+class Rows(OutboxRows):
     """Every statement, on the few things that a transaction can do with a row."""
-
-    _began: dt.datetime
-
-    @abstractmethod
-    async def _run(
-        self, effect: str, run: Callable[[], T], *, hold: Iterable[tuple[str, object]] = ()
-    ) -> T: ...
-    @abstractmethod
-    def _is_free(self, key: tuple[str, object]) -> bool: ...
-    @abstractmethod
-    def _take(self, key: tuple[str, object]) -> None: ...
-    @abstractmethod
-    def _next_id(self) -> int: ...
-    @abstractmethod
-    def _get(self, table: str, key: object) -> Any: ...
-    @abstractmethod
-    def _put(self, table: str, key: object, row: Any) -> None: ...
-    @abstractmethod
-    def _all(self, table: str) -> dict[Any, Any]: ...
 
     # Artifacts
 
@@ -69,7 +40,7 @@ class Rows(ABC):
                 self._put(ARTIFACTS, key, rows[key])
             return added
 
-        return await self._run("add_artifacts", run, hold=_keys(ARTIFACTS, sorted(rows)))
+        return await self._run("add_artifacts", run, hold=row_keys(ARTIFACTS, sorted(rows)))
 
     async def read_artifacts(self, keys: Collection[str]) -> dict[ArtifactKey, Artifact]:
         """Those that exist."""
@@ -81,7 +52,7 @@ class Rows(ABC):
         return await self._run(
             "lock_artifacts",
             lambda: Locked(now=self._began, artifacts=self._artifacts(there)),
-            hold=_keys(ARTIFACTS, there),
+            hold=row_keys(ARTIFACTS, there),
         )
 
     async def lock_overdue_artifacts(self, *, limit: int) -> Locked:
@@ -125,7 +96,7 @@ class Rows(ABC):
                     self._put(ARTIFACTS, artifact.key, artifact)
 
         if rows:
-            await self._run("put_artifacts", run, hold=_keys(ARTIFACTS, (row.key for row in rows)))
+            await self._run("put_artifacts", run, hold=row_keys(ARTIFACTS, (row.key for row in rows)))
 
     async def put_module_kernels(self, wanted: Mapping[tuple[str, str], str]) -> set[str]:
         """Returns keys that replaced another one."""
@@ -139,7 +110,7 @@ class Rows(ABC):
                     replacing |= {key} if before is not None else set()
             return replacing
 
-        return await self._run("put_module_kernels", run, hold=_keys(MODULE_KERNELS, sorted(wanted)))
+        return await self._run("put_module_kernels", run, hold=row_keys(MODULE_KERNELS, sorted(wanted)))
 
     async def keep_module_kernels(
         self, places: Collection[tuple[str, str]], *, of: Collection[str] | None, unread: Collection[str]
@@ -200,7 +171,7 @@ class Rows(ABC):
     async def lock_facts(self, table: Facts, names: Collection[str]) -> dict[str, Row]:
         """Rows by name, held."""
         there = sorted(name for name in set(names) if self._get(table, name) is not None)
-        return await self._run("lock_facts", lambda: self._facts(table, there), hold=_keys(table, there))
+        return await self._run("lock_facts", lambda: self._facts(table, there), hold=row_keys(table, there))
 
     async def put_facts(self, table: Facts, rows: Sequence[Row]) -> None:
         """Insert or replace rows."""
@@ -210,7 +181,7 @@ class Rows(ABC):
                 self._put(table, row["name"], dict(row))
 
         if rows:
-            await self._run("put_facts", run, hold=_keys(table, (row["name"] for row in rows)))
+            await self._run("put_facts", run, hold=row_keys(table, (row["name"] for row in rows)))
 
     async def remove_facts(self, table: Facts, names: Collection[str]) -> set[str]:
         """Returns the names of those that were there."""
@@ -223,7 +194,7 @@ class Rows(ABC):
 
         if not names:
             return set()
-        return await self._run("remove_facts", run, hold=_keys(table, sorted(set(names))))
+        return await self._run("remove_facts", run, hold=row_keys(table, sorted(set(names))))
 
     async def mark_synced(self, resource: str, *, resource_version: int) -> None:
         """Note that a resource was listed completely."""
@@ -259,7 +230,7 @@ class Rows(ABC):
 
         if not observed:
             return set()
-        keys = _keys(WORKS, [(work.cluster, work.name) for work in observed])
+        keys = row_keys(WORKS, [(work.cluster, work.name) for work in observed])
         return await self._run("record_works", run, hold=keys)
 
     async def mark_works_gone(
@@ -280,7 +251,7 @@ class Rows(ABC):
 
         if not wanted:
             return set()
-        return await self._run("mark_works_gone", run, hold=_keys(WORKS, wanted))
+        return await self._run("mark_works_gone", run, hold=row_keys(WORKS, wanted))
 
     async def read_works(
         self, *, modules: Collection[str] | None, clusters: Collection[str] = ()
@@ -324,102 +295,6 @@ class Rows(ABC):
             lambda: {key for key, stored in self._all(WORKS).items() if not stored.work.is_gone},
         )
 
-    # Outbox
-
-    async def announce(self, announcements: Iterable[Announcement]) -> None:
-        """Store announcements in this transaction."""
-        messages = list(announcements)
-
-        def run() -> None:
-            for one in messages:
-                number = self._next_id()
-                row = OutboxRow(
-                    id=number,
-                    subject=one.subject,
-                    message_id=one.message_id if one.message_id is not None else f"announcement-{number}",
-                    payload=one.payload,
-                )
-                self._put(OUTBOX, number, row)
-
-        if messages:
-            await self._run("announce", run)
-
-    async def lock_outbox(self, *, limit: int, subjects: Sequence[str] = ("",)) -> list[OutboxRow]:
-        """Some rows that no other relay holds, in the order of their ids."""
-
-        def run() -> list[OutboxRow]:
-            free = [
-                row
-                for number, row in sorted(self._all(OUTBOX).items())
-                if self._is_free((OUTBOX, number)) and row.subject.startswith(tuple(subjects))
-            ][:limit]
-            for row in free:
-                self._take((OUTBOX, row.id))
-            return free
-
-        return await self._run("lock_outbox", run)
-
-    async def delete_from_outbox(self, ids: Collection[int]) -> None:
-        """Forget rows that were published."""
-
-        def run() -> None:
-            for number in ids:
-                self._put(OUTBOX, number, None)
-
-        if ids:
-            await self._run("delete_from_outbox", run, hold=_keys(OUTBOX, sorted(ids)))
-
-    async def count_outbox(self) -> int:
-        """How many announcements wait."""
-        return await self._run("count_outbox", lambda: len(self._all(OUTBOX)))
-
-    async def bury(self, *, queue: str, subject: str, payload: bytes, cause: str, deliveries: int) -> int:
-        """Keep a message; the same one again only counts its deliveries."""
-        key = (queue, subject, payload)
-
-        def run() -> int:
-            known: DeadLetter | None = self._get(DEAD_LETTERS, key)
-            letter = DeadLetter(
-                id=known.id if known else self._next_id(),
-                queue=queue,
-                subject=subject,
-                payload=payload,
-                cause=cause,
-                deliveries=deliveries,
-                died_at=known.died_at if known else self._began,
-            )
-            self._put(DEAD_LETTERS, key, letter)
-            letters = sorted(self._all(DEAD_LETTERS).items(), key=lambda item: item[1].id, reverse=True)
-            for oldest, _ in letters[MAX_DEAD_LETTERS:]:
-                if self._is_free((DEAD_LETTERS, oldest)):
-                    self._take((DEAD_LETTERS, oldest))
-                    self._put(DEAD_LETTERS, oldest, None)
-            return letter.id
-
-        return await self._run("bury", run, hold=[(DEAD_LETTERS, key)])
-
-    async def count_dead_letters(self) -> int:
-        """How many messages wait for a person."""
-        return await self._run("count_dead_letters", lambda: len(self._all(DEAD_LETTERS)))
-
-    async def read_dead_letters(self) -> list[DeadLetter]:
-        """All of them, oldest first."""
-        return await self._run(
-            "read_dead_letters",
-            lambda: sorted(self._all(DEAD_LETTERS).values(), key=lambda letter: letter.id),
-        )
-
-    async def take_dead_letters(self, ids: Collection[int]) -> list[DeadLetter]:
-        """Remove some and return those that were there."""
-
-        def run() -> list[DeadLetter]:
-            found = {key: letter for key, letter in self._all(DEAD_LETTERS).items() if letter.id in ids}
-            for key in found:
-                self._put(DEAD_LETTERS, key, None)
-            return sorted(found.values(), key=lambda letter: letter.id)
-
-        return await self._run("take_dead_letters", run)
-
     def _put_work(self, stored: StoredWork) -> None:
         """A work, and if it is gone since when."""
         work = stored.work
@@ -442,7 +317,3 @@ def is_newer(work: ObservedWork, known: ObservedWork, *, is_own_write: bool) -> 
     if is_own_write:
         return work.resource_version >= known.resource_version
     return work.resource_version > known.resource_version
-
-
-def _keys(table: str, keys: Iterable[object]) -> list[tuple[str, object]]:
-    return [(table, key) for key in keys]

@@ -113,7 +113,7 @@ async def test_a_dead_letter_is_kept_once_with_its_newest_cause(store: Store) ->
 async def test_of_too_many_dead_letters_the_oldest_are_forgotten(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("shared.store.outbox_rows", "simulation.store_rows"):
+    for module in ("shared.store.outbox_rows", "simulation.store_outbox"):
         monkeypatch.setattr(f"{module}.MAX_DEAD_LETTERS", 3)
     for payload in (b"a", b"b", b"c", b"a", b"d", b"e"):
         async with store.begin() as transaction:
