@@ -14,6 +14,7 @@ from unittest.mock import patch
 import services.signer.stage
 import shared.bus.consuming
 import shared.relay.relay
+from services.dispatcher.surprise import SURPRISES
 from services.signer.module_signature import load_private_key
 from simulation.calm import unmet
 from simulation.invariants import Oracle
@@ -86,6 +87,7 @@ def run_seed(seed: int, options: Options | None = None) -> Report:
         await run.play()
 
     failures: list[str] = []
+    surprised = _surprises()
     try:
         with _unhurried():
             simulate(main, seed=seed)
@@ -95,6 +97,7 @@ def run_seed(seed: int, options: Options | None = None) -> Report:
         ]
     except Exception as error:  # noqa: BLE001 - whatever stops a run is what it found
         failures.append(f"failure: {error!r} {' '.join(getattr(error, '__notes__', []))}")
+    failures += [f"failure: the dispatcher met a bug {what}" for what in sorted(_surprises() - surprised)]
     (run,) = seen
     breaches = [f"{one.second:.1f} s: {one.invariant}: {one.what}" for one in run.oracle.breaches]
     return Report(
@@ -106,6 +109,18 @@ def run_seed(seed: int, options: Options | None = None) -> Report:
         seconds=run.world.loop.time(),
         steps=run.world.loop.steps,
         wall_seconds=time.perf_counter() - started,
+    )
+
+
+def _surprises() -> Counter[str]:
+    """How often the dispatcher met what no rule expects, which it survives: by what it was doing."""
+    return Counter(
+        {
+            f"while doing {sample.labels['doing']!r}": int(sample.value)
+            for metric in SURPRISES.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
     )
 
 
