@@ -53,7 +53,9 @@ async def add_module(fleet: Fleet, name: str) -> None:
     await fleet.add_module(name)
 
 
-async def on_spoke(lane: Lane, name: str, kernels: Sequence[str]) -> dict[str, Any]:
+async def on_spoke(
+    lane: Lane, name: str, kernels: Sequence[str], *, seconds: float = SECONDS
+) -> dict[str, Any]:
     """Wait until a Module on the spoke serves exactly these kernels. Returns it."""
 
     async def look() -> dict[str, Any]:
@@ -62,7 +64,7 @@ async def on_spoke(lane: Lane, name: str, kernels: Sequence[str]) -> dict[str, A
         assert sorted(images_of(module)) == sorted(kernels)
         return module
 
-    return await eventually(look, what=f"Module {name} serves {kernels} on {lane.cluster}", seconds=SECONDS)
+    return await eventually(look, what=f"Module {name} serves {kernels} on {lane.cluster}", seconds=seconds)
 
 
 async def off_spoke(lane: Lane, name: str) -> None:

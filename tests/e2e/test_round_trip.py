@@ -255,4 +255,4 @@ async def test_a_module_that_somebody_deleted_on_the_spoke_is_not_called_availab
             return bool((await fleet.condition(name, "Available"))["status"] == "False")
 
         await eventually(is_noticed, what="Available=False", seconds=15, every=0.05)
-        await on_spoke(lane, name, [KERNEL])
+        await on_spoke(lane, name, [KERNEL], seconds=lane.agent.resync_seconds)
