@@ -23,6 +23,7 @@ from own_registry import OwnRegistry, run_registry
 from shared.domain.image import ImageReference
 from shared.registry.access import ANONYMOUS, Credentials, RegistryAccess
 from shared.registry.client import RegistryClient, at_digest
+from shared.registry.content import digest_of
 from shared.registry.errors import (
     DigestMismatch,
     ImageMissing,
@@ -406,6 +407,22 @@ class TestBadServers:
         async with _serve(answer) as address:
             with pytest.raises(ImageUnreadable, match="4 MiB"):
                 await client.manifest(ImageReference.parse(f"{address}/x:1"))
+
+    async def test_a_registry_that_names_another_digest_than_the_one_asked_for_is_refused(self, client):
+        other = digest_of(b"another manifest")
+
+        async def answer(request: web.Request) -> web.Response:
+            headers = {"Docker-Content-Digest": other, "Content-Type": OCI_MANIFEST}
+            if request.method == "PUT":
+                await request.read()
+                return web.Response(status=201, headers=headers)
+            return web.Response(headers=headers | {"Content-Length": "12"})
+
+        async with _serve(answer) as address:
+            with pytest.raises(DigestMismatch, match=other):
+                await client.head(ImageReference.parse(f"{address}/x@{NOTHING}"))
+            with pytest.raises(DigestMismatch, match="stored another"):
+                await client.put_manifest(ImageReference.parse(f"{address}/x:1"), b"{}", OCI_MANIFEST)
 
     async def test_a_manifest_with_another_digest_is_refused(self, client):
         async def answer(request: web.Request) -> web.Response:
