@@ -74,6 +74,8 @@ class Reconciler:
         self._refusals: dict[Pair, tuple[str, str]] = {}
         self._reported: dict[str, StoredModule] = {}
         self._uids: dict[str, str] = {}
+        self._counted: dict[str, set[str]] = {}
+        """By cluster: modules that may count it. Refilled by each pass over everything."""
 
     async def reconcile(self, changes: Collection[Changed]) -> Outcome:
         """Bring everything that the announcements concern to what it should be.
@@ -99,17 +101,27 @@ class Reconciler:
         # Rights first: a Module that comes before them is refused on the spoke.
         failed = undecided | await self._apply_all(permissions) | await self._apply(picture)
         again = set(announce_again(failed))
-        touched = {module for module, _ in picture.pairs} | scope.modules
-        # A cluster that went, with its works, is in no pair; its modules still count it.
-        touched |= {module for module, cluster in picture.works if cluster in scope.clusters}
-        if scope.everything:
-            touched |= set(modules)
+        touched = self._touched(scope, picture)
         for name in touched & set(modules):
             if modules[name].stored.is_deleting and not await self._release_if_done(modules[name], picture):
                 again.add(Changed(kind=Kind.MODULE, name=name))
         return Outcome(
             failed=frozenset(again), touched=frozenset(touched & set(modules)), has_announced=has_announced
         )
+
+    def _touched(self, scope: Scope, picture: Picture) -> set[str]:
+        """Modules whose status may be another one now."""
+        touched = {module for module, _ in picture.pairs} | scope.modules
+        # A cluster that went, or got other labels, may be in no pair; its modules still count it.
+        touched |= {module for module, cluster in picture.works if cluster in scope.clusters}
+        for cluster in scope.clusters:
+            touched |= self._counted.pop(cluster, set())
+        if scope.everything:
+            touched |= set(picture.modules)
+            self._counted = {}
+        for module, cluster in picture.pairs:
+            self._counted.setdefault(cluster, set()).add(module)
+        return touched
 
     async def report(self, names: Collection[str]) -> set[str]:
         """Write the status of modules, as they are now. Returns those for which it must be tried again."""

@@ -160,3 +160,20 @@ async def test_permissions_stay_where_a_work_is_left_and_where_the_cluster_is_go
         await hub.reconciler.reconcile(EVERYTHING)
         await hub.observe()
     assert (PERMISSIONS_WORK, "c1") in hub.works()
+
+
+def test_a_cluster_that_is_relabelled_is_counted_no_more_at_once_though_it_never_had_a_work() -> None:
+    async def scenario(_: SimulationLoop) -> None:
+        hub = await small_hub(delay=0.005)
+        await hub.add_cluster("stays", "moves", site="edge")
+        mapping = {"literal": "none", "containerImage": "r.example/m:1"}
+        await hub.add_module("m", raw_spec(mapping, selector={"site": "edge"}))
+        async with hub.dispatching(resync_seconds=1e9):
+            await asyncio.sleep(5)
+            assert attention(hub, "m") == {("stays", "ClaimMissing"), ("moves", "ClaimMissing")}
+            await hub.add_cluster("moves", site="core")
+            await hub.dispatcher.handle([Changed(kind=Kind.CLUSTER, name="moves")])
+            await asyncio.sleep(5)
+            assert attention(hub, "m") == {("stays", "ClaimMissing")}
+
+    simulate(scenario, seed=1)
