@@ -34,6 +34,8 @@ STATEMENT_TIMEOUT_SECONDS = 15
 IDLE_IN_TRANSACTION_SECONDS = 10
 """A process that is frozen inside of a transaction holds its row locks no longer than this. More than a relay needs
 to publish what it has locked."""
+DRIVER_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises where a connection's end, or a statement that was cut short, left it in no usable state."""
 CHUNK = 1000
 """Rows of one INSERT, or of one answer to a long query."""
 
@@ -106,7 +108,7 @@ def _check_answers(connection: AdaptedConnection, *_: object) -> None:
 
     try:
         connection.run_async(ping)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (*DRIVER_ERRORS, asyncpg.PostgresError, OSError, TimeoutError) as error:
         raise InvalidatePoolError(f"the server does not answer: {error!r}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.store.artifact_rows import ArtifactStatements
-from shared.store.database import Connection, Engine
+from shared.store.database import DRIVER_ERRORS, Connection, Engine
 from shared.store.fact_rows import FactStatements
 from shared.store.outbox_rows import OutboxStatements
 from shared.store.port import StoreUnavailable
@@ -38,6 +38,6 @@ class PostgresStore:
         try:
             async with self._engine.begin() as connection:
                 yield PostgresTransaction(connection)
-        except (SQLAlchemyError, OSError) as error:
+        except (*DRIVER_ERRORS, SQLAlchemyError, OSError) as error:
             cause = getattr(error, "orig", None) or error
             raise StoreUnavailable(f"Postgres cannot be used: {cause}; is DATABASE_URL right?") from error

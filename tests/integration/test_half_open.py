@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from broker import Broker
@@ -207,6 +208,25 @@ async def test_a_pooled_connection_that_answers_no_more_is_noticed_and_replaced(
             async with store.begin():
                 pass
         await engine.dispose()
+
+
+async def test_a_pooled_connection_whose_driver_lost_its_way_is_replaced(database_url: str) -> None:
+    """A statement that was cut short may leave the driver in a state that it calls its own bug."""
+
+    async def lost(*_: object, **__: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    engine = connect(database_url, application="test", pool_size=1)
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    driver.fetchrow = lost
+    async with PostgresStore(engine).begin() as transaction:
+        assert await transaction.now()
+    with pytest.raises(StoreUnavailable, match="state 12"):
+        async with PostgresStore(engine).begin():
+            await lost()
+    await engine.dispose()
 
 
 async def test_dead_connections_cost_one_ping_where_the_server_lives(database_url: str) -> None:
