@@ -1,6 +1,6 @@
 """What a work agent's complaint means, and what to do about it. Pure.
 
-The texts are those of the agent and of the spoke's API server (OCM `pkg/work/spoke`, Kubernetes `apierrors`).
+The texts are those of the agent and of the spoke's API server (OCM, package `work/spoke`, Kubernetes `apierrors`).
 """
 
 from __future__ import annotations

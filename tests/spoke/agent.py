@@ -1,6 +1,6 @@
 """A stand-in for OCM's work agent: what it does to a hub and to a spoke, without its machinery.
 
-Facts: OCM 1.3, `pkg/work/spoke`. `tests/contract/test_work_agent.py` puts the same cases to both. Left out, because
+Facts: OCM 1.3, package `work/spoke`. `tests/contract/test_work_agent.py` puts the same cases to both. Left out, because
 no work of ours asks for it: executors, condition rules (CEL), feedback by watch (it is polled), typed comparison of
 built-in kinds, ordering by kind (what fails for want of another manifest is tried again).
 """

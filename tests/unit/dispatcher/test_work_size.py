@@ -39,6 +39,6 @@ def test_a_work_may_be_as_large_as_ocm_lets_it_be_and_no_larger(stored: Observed
     ("manifests", "size"), [([511_996], 512_000), ([511_997], 512_001), ([127], 129), ([128, 127], 131 + 129)]
 )
 def test_a_work_is_measured_as_ocms_webhook_does(manifests: list[int], size: int) -> None:
-    """A manifest is its JSON, a tag byte and a length of seven bits a byte (OCM `pkg/work/webhook`)."""
+    """A manifest is its JSON, a tag byte and a length of seven bits a byte (OCM, package `work/webhook`)."""
     texts = [{"a": "x" * (length - len('{"a":""}'))} for length in manifests]
     assert size_of({"spec": {"workload": {"manifests": texts}}}) == size
