@@ -169,7 +169,7 @@ BUGS: dict[str, Bug] = {
     "no-staging-tag": Bug(
         what="the unsigned image gets the final tag",
         place=(services.builder.plan, "staging_tag"),
-        broken=lambda _: None,
+        broken=lambda request: request.target,
     ),
     "edge-triggered": Bug(
         what="nothing is ever compared again; only what is announced is looked at",

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from shared.domain.image import ImageReference
+from shared.domain.image import DEFAULT_TAG, ImageReference
 from shared.registry.access import ANONYMOUS, RegistryAccess
 from shared.registry.client import MANIFEST_BYTES, at_digest
 from shared.registry.content import digest_of
@@ -138,10 +138,12 @@ class SimulatedRegistry:
 
     async def tag(self, image: ImageReference, digest: str, *, access: RegistryAccess = ANONYMOUS) -> None:
         """As `ImageRegistry.tag`."""
-        assert image.tag is not None, "only a reference with a tag can be moved"
         found = await self.manifest(at_digest(image, digest), access=access)
         await self.put_manifest(
-            image.with_tag(image.tag), found.content, found.descriptor.media_type, access=access
+            image.with_tag(image.tag or DEFAULT_TAG),
+            found.content,
+            found.descriptor.media_type,
+            access=access,
         )
 
     async def _read(self, image: ImageReference, descriptor: Descriptor, access: RegistryAccess) -> bytes:

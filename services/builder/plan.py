@@ -98,4 +98,6 @@ def _plan_build(request: ArtifactRequest, target: Found | None, staged: Found | 
         return Promote(image=image) if request.sign is None else Adopt(image=image)
     if there is not None:
         return Adopt(image=reference.pinned(there.digest))
-    return Build(destination=staging_tag(request) or request.target)
+    destination = staging_tag(request)
+    assert destination is not None, "only what is built comes here"
+    return Build(destination=destination)

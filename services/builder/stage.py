@@ -13,7 +13,7 @@ from services.builder.plan import Adopt, Build, Found, Missing, Promote, plan, s
 from services.builder.tools import BuildTools
 from shared.domain.artifact import RECIPE_LABEL, SOURCE_LABEL, ArtifactRequest
 from shared.domain.errors import TransientError
-from shared.domain.image import DEFAULT_TAG, ImageReference
+from shared.domain.image import ImageReference
 from shared.domain.lease import Built, Lease
 from shared.leasing.secrets import SecretReader, registry_access
 from shared.leasing.worker import Holder
@@ -82,9 +82,7 @@ class BuildStage:
         assert digest is not None
         await holder.confirm()
         await self._registry.tag(
-            target.with_tag(target.tag or DEFAULT_TAG),
-            digest,
-            access=registry_access(request.access, docker_config, target),
+            target, digest, access=registry_access(request.access, docker_config, target)
         )
         fail_point(FailPoint.IMAGE_PROMOTED)
 

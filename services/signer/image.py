@@ -17,7 +17,7 @@ from services.signer.module_signature import ModuleMalformed, is_signed_by, sign
 from services.signer.tree import Effort, File, find_files, find_modules
 from shared.domain.canonical import MAX_DEPTH, is_deeper_than
 from shared.domain.errors import PermanentError
-from shared.domain.image import DEFAULT_TAG, ImageReference
+from shared.domain.image import ImageReference
 from shared.registry.access import ANONYMOUS, RegistryAccess
 from shared.registry.errors import ImageUnreadable
 from shared.registry.manifest import OCI_MANIFEST, Image
@@ -75,7 +75,7 @@ async def sign_image(
     target_access: RegistryAccess = ANONYMOUS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> SignedImage:
-    """Sign the listed modules of an image and push the result by digest; no tag is touched (see `move_tag`).
+    """Sign the listed modules of an image and push the result by digest; no tag is touched.
 
     Signed files go into one layer on top. Where all are signed already and the labels are there, the image is
     left as it is. Equal input gives an equal digest, so a repetition after a crash changes nothing.
@@ -114,17 +114,6 @@ async def sign_image(
     relabelled = _add_labels(config, labels)
     digest = await route.push_image(image, config if layer or relabelled else None, added)
     return SignedImage(digest=digest, files=files)
-
-
-async def move_tag(
-    client: ImageRegistry, target: ImageReference, digest: str, *, access: RegistryAccess = ANONYMOUS
-) -> None:
-    """Let the target's tag (`latest` if it has none) stand for a manifest of its repository: the last step of signing.
-
-    Raises:
-        ImageMissing: the repository has no such manifest.
-    """
-    await client.tag(target.with_tag(target.tag or DEFAULT_TAG), digest, access=access)
 
 
 async def verify_image(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from services.signer.image import move_tag, sign_image, verify_image
+from services.signer.image import sign_image, verify_image
 from services.signer.module_signature import (
     check_key_matches,
     fingerprint,
@@ -84,7 +84,7 @@ class SignStage:
             )
         fail_point(FailPoint.SIGNATURES_VERIFIED)
         await holder.confirm()
-        await move_tag(self._registry, target, signed.digest, access=target_access)
+        await self._registry.tag(target, signed.digest, access=target_access)
         fail_point(FailPoint.TAG_MOVED)
         log.info("image.signed", image=str(result), files=len(signed.files))
         return Signed(digest=signed.digest, signed_by=fingerprint(certificate))

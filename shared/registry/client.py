@@ -13,7 +13,7 @@ from typing import Final, Self
 from aiohttp import ClientResponse
 from yarl import URL
 
-from shared.domain.image import ImageReference, InvalidImageReference, parse_digest
+from shared.domain.image import DEFAULT_TAG, ImageReference, InvalidImageReference, parse_digest
 from shared.registry.access import ANONYMOUS, RegistryAccess, read_url, registry_url
 from shared.registry.auth import read_at_most
 from shared.registry.content import digest_of, measure, stream
@@ -247,14 +247,13 @@ class RegistryClient:
         return digest
 
     async def tag(self, image: ImageReference, digest: str, *, access: RegistryAccess = ANONYMOUS) -> None:
-        """Let the reference's tag stand for a manifest that the same repository has.
+        """Let the reference's tag (`latest` if it has none) stand for a manifest that the same repository has.
 
         Raises:
             ImageMissing: the repository has no manifest of this digest.
         """
-        assert image.tag is not None, "only a reference with a tag can be moved"
         found = await self.manifest(at_digest(image, digest), access=access)
-        tagged = image.with_tag(image.tag)
+        tagged = image.with_tag(image.tag or DEFAULT_TAG)
         await self.put_manifest(tagged, found.content, found.descriptor.media_type, access=access)
 
     def _read(

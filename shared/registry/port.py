@@ -109,7 +109,7 @@ class ImageRegistry(Protocol):
         """
 
     async def tag(self, image: ImageReference, digest: str, *, access: RegistryAccess = ANONYMOUS) -> None:
-        """Let the reference's tag stand for a manifest that the same repository has.
+        """Let the reference's tag (`latest` if it has none) stand for a manifest that the same repository has.
 
         Raises:
             ImageMissing: the repository has no manifest of this digest.

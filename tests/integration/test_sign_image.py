@@ -17,7 +17,6 @@ from services.signer.image import (
     FileToSignMissing,
     SignedFile,
     SignedImage,
-    move_tag,
     read_files,
     sign_image,
     verify_image,
@@ -167,7 +166,7 @@ async def test_signing_touches_no_tag_until_it_is_moved(client, registry, unsign
     target = ImageReference.parse(f"{registry.address}/team/tagged:final")
     result = await _sign(client, unsigned, target, signer)
     assert await client.head(target) is None
-    await move_tag(client, target, result.digest)
+    await client.tag(target, result.digest)
     head = await client.head(target)
     assert head is not None
     assert head.digest == result.digest
@@ -175,7 +174,7 @@ async def test_signing_touches_no_tag_until_it_is_moved(client, registry, unsign
 
 async def test_a_tag_cannot_be_moved_to_what_is_not_there(client, registry):
     with pytest.raises(ImageMissing):
-        await move_tag(client, _target(registry), f"sha256:{hashlib.sha256(b'nothing').hexdigest()}")
+        await client.tag(_target(registry), f"sha256:{hashlib.sha256(b'nothing').hexdigest()}")
 
 
 async def test_the_same_input_gives_the_same_digest(client, registry, unsigned, signer):
