@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 from shared.domain.backoff import retry_delay
+from shared.runtime.clock import elapsed
 
 MAX_RETRY_SECONDS = 30.0
 
@@ -38,13 +39,13 @@ class Again(Generic[K]):
         for key in keys:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay = min(retry_delay(failures, jitter=random.random()), MAX_RETRY_SECONDS)  # noqa: S311 - no secret
-            self._due.setdefault(key, _time() + delay)
+            self._due.setdefault(key, elapsed() + delay)
             self.planned.set()
 
     def plan(self, keys: Iterable[K], seconds: float) -> None:
         """Look at these in so many seconds, which is no failure of theirs."""
         for key in keys:
-            self._due.setdefault(key, _time() + seconds)
+            self._due.setdefault(key, elapsed() + seconds)
             self.planned.set()
 
     def succeeded(self, keys: Iterable[K]) -> None:
@@ -55,7 +56,7 @@ class Again(Generic[K]):
 
     def take(self) -> set[K]:
         """Those whose time has come; they are not planned any more."""
-        now = _time()
+        now = elapsed()
         taken = {key for key, when in self._due.items() if when <= now}
         for key in taken:
             del self._due[key]
@@ -63,9 +64,4 @@ class Again(Generic[K]):
 
     def seconds_left(self) -> float:
         """Until the next one's time comes; infinite if none is planned."""
-        return min(self._due.values(), default=math.inf) - _time()
-
-
-def _time() -> float:
-    """Seconds on the event loop's clock, which no change of the date moves."""
-    return asyncio.get_running_loop().time()
+        return min(self._due.values(), default=math.inf) - elapsed()

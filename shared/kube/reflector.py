@@ -23,6 +23,7 @@ from shared.domain.errors import HubError
 from shared.kube.client import Resource, WatchBroken
 from shared.kube.errors import ApiUnavailable, Gone
 from shared.kube.port import HubApi
+from shared.runtime.clock import elapsed
 from shared.runtime.pause import pause
 
 log = structlog.get_logger()
@@ -166,7 +167,7 @@ class Reflector(Generic[T]):
     @property
     def silent_seconds(self) -> float:
         """How long no list and no watch has succeeded; infinite before the first, 0 while others take what came."""
-        return max(0.0, _now() - self._heard_at)
+        return max(0.0, elapsed() - self._heard_at)
 
     def list_again(self) -> None:
         """Ask for another list soon: something that was yielded may have been lost."""
@@ -175,12 +176,12 @@ class Reflector(Generic[T]):
     async def run(self, stop: asyncio.Event) -> AsyncIterator[Seen[T] | Removed[T] | Listed]:
         """Yield until `stop` is set. Every failure is logged and tried again with growing pauses."""
         while not stop.is_set():
-            is_list = not self._version or _now() >= self._list_at
+            is_list = not self._version or elapsed() >= self._list_at
             try:
                 async for happening in self._list() if is_list else self._watch():
                     self._heard_at = math.inf  # while it waits to be taken, silence is not the server's
                     yield happening
-                    self._heard_at = _now()
+                    self._heard_at = elapsed()
             except HubError as error:
                 await pause(stop, _jittered(self._failed(error, is_list=is_list)))
                 self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
@@ -202,20 +203,20 @@ class Reflector(Generic[T]):
         return asked or self._backoff
 
     def _list_by(self, seconds: float) -> None:
-        self._list_at = min(self._list_at, _now() + seconds)
+        self._list_at = min(self._list_at, elapsed() + seconds)
 
     def _has_progressed(self) -> None:
-        self._failures, self._backoff, self._heard_at = 0, FIRST_BACKOFF_SECONDS, _now()
+        self._failures, self._backoff, self._heard_at = 0, FIRST_BACKOFF_SECONDS, elapsed()
 
     async def _list(self) -> AsyncIterator[Seen[T] | Listed]:
-        self._list_at = _now() + _jittered(RELIST_SECONDS)
+        self._list_at = elapsed() + _jittered(RELIST_SECONDS)
         keys: set[tuple[str, str]] = set()
         token: str | None = None
         for _ in range(MAX_PAGES):
             page = self._read(
                 await self._kube.list_page(self._resource, namespace=self._namespace, token=token), _Page
             )
-            self._heard_at = _now()
+            self._heard_at = elapsed()
             for raw in page.items:
                 item = self._decode(raw)
                 if item is not None:
@@ -233,7 +234,7 @@ class Reflector(Generic[T]):
 
     async def _watch(self) -> AsyncIterator[Seen[T] | Removed[T]]:
         """One watch, from the last version on, which it moves."""
-        began = _now()
+        began = elapsed()
         try:
             async for line in self._kube.watch(
                 self._resource, resource_version=self._version, namespace=self._namespace
@@ -251,10 +252,10 @@ class Reflector(Generic[T]):
                 elif event.type == "DELETED":
                     raise Gone(f"one of the {self._resource.plural} that was removed cannot be read")
         except WatchBroken:
-            if _now() - began >= LIVED_SECONDS:
+            if elapsed() - began >= LIVED_SECONDS:
                 self._backoff = FIRST_BACKOFF_SECONDS  # some proxies end whatever is idle
             raise
-        if _now() - began < LIVED_SECONDS:
+        if elapsed() - began < LIVED_SECONDS:
             raise ApiUnavailable(f"the watch of {self._resource.plural} ended as soon as it had begun")
         self._has_progressed()
 
@@ -296,11 +297,6 @@ class Reflector(Generic[T]):
         return ApiUnavailable(
             f"the watch of {self._resource.plural} ended with {status.code}: {status.message}"
         )
-
-
-def _now() -> float:
-    """The loop's clock, in seconds."""
-    return asyncio.get_running_loop().time()
 
 
 def _jittered(seconds: float) -> float:

@@ -28,6 +28,7 @@ from shared.events.messages import Requested, decode_requested
 from shared.registry.errors import ImageMissing
 from shared.relay.backbone import Backbone
 from shared.relay.dead_letters import DeadLetters
+from shared.runtime.clock import elapsed
 from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.store import artifacts
@@ -155,7 +156,7 @@ class StageWorker:
         return len(due) == free
 
     async def _due(self, limit: int) -> Sequence[str]:
-        self._set_aside = {key: until for key, until in self._set_aside.items() if until > _time()}
+        self._set_aside = {key: until for key, until in self._set_aside.items() if until > elapsed()}
         async with self._backbone.store.begin() as transaction:
             due = await transaction.due_artifacts(
                 self._stage, since_seconds=POLL_SECONDS, limit=limit + len(self._set_aside)
@@ -170,7 +171,7 @@ class StageWorker:
             await self._wait_for_store(key, error)
         except Exception:
             log.exception("artifact.not_handled", artifact=key, seconds=SET_ASIDE_SECONDS)
-            self._set_aside[key] = _time() + SET_ASIDE_SECONDS
+            self._set_aside[key] = elapsed() + SET_ASIDE_SECONDS
         finally:
             self._slots.release()
 
@@ -197,7 +198,7 @@ class StageWorker:
 
     async def _work(self, lease: Lease) -> None:
         holder = Holder(store=self._backbone.store, lease=lease, seconds=self._lease_seconds)
-        started = _time()
+        started = elapsed()
         log.info(f"{self._stage}.started", target=lease.request.target)
         working = asyncio.ensure_future(self._perform(lease, holder))
         losing = asyncio.create_task(self._keep(holder))
@@ -212,7 +213,7 @@ class StageWorker:
             losing.cancel()
             stopping.cancel()
         fail_point(FailPoint.STAGE_PERFORMED)
-        await self._record(lease, working, _time() - started)
+        await self._record(lease, working, elapsed() - started)
 
     async def _record(self, lease: Lease, working: asyncio.Future[Built | Signed], seconds: float) -> None:
         """Record the result or the failure, trying until it is written or the lease would have run out."""
@@ -234,8 +235,8 @@ class StageWorker:
             log.info(f"{self._stage}.finished", seconds=round(seconds, 2))
             STAGES.labels(self._stage, "done").inc()
             SECONDS.labels(self._stage).observe(seconds)
-        deadline = _time() + self._lease_seconds
-        while _time() < deadline:
+        deadline = elapsed() + self._lease_seconds
+        while elapsed() < deadline:
             try:
                 async with self._backbone.store.begin() as transaction:
                     if not await artifacts.finish(transaction, lease, result, seconds=seconds):
@@ -263,10 +264,10 @@ class StageWorker:
 
     async def _keep(self, holder: Holder) -> None:
         """Extend the lease while the work goes on; returns when it is lost."""
-        extended, interval = _time(), self._lease_seconds / 3
-        while (left := extended + self._lease_seconds - _time()) > 0:
+        extended, interval = elapsed(), self._lease_seconds / 3
+        while (left := extended + self._lease_seconds - elapsed()) > 0:
             await asyncio.sleep(min(interval, left))
-            sent = _time()
+            sent = elapsed()
             try:
                 async with asyncio.timeout(interval):
                     await holder.confirm()
@@ -277,11 +278,6 @@ class StageWorker:
                 log.warning("lease.not_extended", error=repr(error))
             except Exception:
                 log.exception("lease.not_extended")  # it may pass before the deadline does
-
-
-def _time() -> float:
-    """Seconds on the event loop's clock, which no change of the date moves."""
-    return asyncio.get_running_loop().time()
 
 
 def failure_of(error: Exception, attempt: int, *, jitter: float) -> Failure:

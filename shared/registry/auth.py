@@ -3,7 +3,6 @@
 Source of the rules: distribution specification, "Token Authentication"; RFC 6750; RFC 7617.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final
 from urllib.request import parse_http_list
@@ -14,6 +13,7 @@ from yarl import URL
 
 from shared.registry.access import Credentials, RegistryAccess, check_address, read_url
 from shared.registry.errors import RegistryDenied, RegistryRejected, RegistryUnavailable
+from shared.runtime.clock import elapsed
 
 _TOKEN_SECONDS: Final = 60  # what a token lives if its server does not say
 _MARGIN_SECONDS: Final = 10  # a token this close to its end is not used for a new request
@@ -65,7 +65,7 @@ class Authorizer:
 
     def known(self, registry: URL, access: RegistryAccess, scope: str) -> str | None:
         """The header that worked before and has not run out, else None."""
-        now = asyncio.get_running_loop().time()
+        now = elapsed()
         self._known = {key: value for key, value in self._known.items() if value[1] > now}
         header, _ = self._known.get((registry.authority, access.credentials, scope), (None, 0.0))
         return header
@@ -95,7 +95,7 @@ class Authorizer:
             header, seconds = _basic(access.credentials), float("inf")
         else:
             return None
-        expiry = asyncio.get_running_loop().time() + max(seconds - _MARGIN_SECONDS, 1)
+        expiry = elapsed() + max(seconds - _MARGIN_SECONDS, 1)
         self._known[registry.authority, access.credentials, scope] = (header, expiry)
         return header
 

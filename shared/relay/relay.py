@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from shared.bus.port import BusUnavailable, MessageBus
+from shared.runtime.clock import elapsed
 from shared.runtime.fail_point import FailPoint, fail_point
 from shared.runtime.pause import pause
 from shared.store.port import OutboxRow, Store, StoreUnavailable
@@ -42,7 +43,7 @@ class Relay:
     @property
     def is_draining(self) -> bool:
         """Whether a look at the outbox went well not long ago: database and bus are there."""
-        return self._drained is not None and _time() - self._drained < STALE_SECONDS
+        return self._drained is not None and elapsed() - self._drained < STALE_SECONDS
 
     def wake(self) -> None:
         """Something was just committed to the outbox: publish without waiting for the next look."""
@@ -71,7 +72,7 @@ class Relay:
                 for row in await transaction.lock_outbox(limit=BATCH, subjects=[prefix])
             ]
             if not rows:
-                self._drained = _time()
+                self._drained = elapsed()
                 return 0
             fail_point(FailPoint.OUTBOX_LOCKED)
             refusals = await asyncio.gather(*(self._publish(row) for row in rows))
@@ -83,7 +84,7 @@ class Relay:
         waiting = [refusal for refusal in refusals if refusal is not None]
         if waiting:
             log.warning("relay.failed", error=waiting[0], waiting=len(waiting))
-        self._drained = None if waiting else _time()
+        self._drained = None if waiting else elapsed()
         return len(published)
 
     async def _publish(self, row: OutboxRow) -> str | None:
@@ -94,7 +95,3 @@ class Relay:
         except BusUnavailable as error:
             return str(error)
         return None
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
