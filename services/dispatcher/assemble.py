@@ -109,13 +109,6 @@ def draft_work(*, owner: Owner, spec: ModuleSpec, shipments: Sequence[Shipment])
     return Draft(work=work, content_hash=hashed, size=size_of(work))
 
 
-def assemble_work(
-    *, owner: Owner, cluster: str, spec: ModuleSpec, shipments: Sequence[Shipment]
-) -> dict[str, Any]:
-    """The ManifestWork to be stored in namespace `cluster`; the rest as `draft_work`."""
-    return draft_work(owner=owner, spec=spec, shipments=shipments).work_for(cluster)
-
-
 def size_of(work: Mapping[str, Any]) -> int:
     """Bytes that OCM's webhook counts: the manifests as protobuf, each its JSON, a tag byte and a length.
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from services.dispatcher.assemble import Owner, Shipment, assemble_work
+from services.dispatcher.assemble import Owner, Shipment, draft_work
 from services.dispatcher.catalog import Catalog, outcome_of
 from services.dispatcher.decide import Cluster, Decision, KernelOutcome, Module, Pending, decide
 from services.dispatcher.demand import Configuration, SecretFact, Unmet, Wanted
@@ -139,13 +139,12 @@ def posted(
     shipments: Iterable[Shipment], *, spec: Json | None = None, cluster: str = "c1", **metadata: Any
 ) -> ObservedWork:
     """Our work with these kernels, as the hub stores it."""
-    work = assemble_work(
+    draft = draft_work(
         owner=Owner(name=NAME, uid="uid-m"),
-        cluster=cluster,
         spec=parse_module(raw_spec() if spec is None else spec),
         shipments=list(shipments),
     )
-    return observe_work(as_stored(work, **metadata))
+    return observe_work(as_stored(draft.work_for(cluster), **metadata))
 
 
 def somebody_elses_work(label: str | None = None) -> ObservedWork:

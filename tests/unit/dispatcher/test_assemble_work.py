@@ -23,7 +23,7 @@ from services.dispatcher.assemble import (
     OPTIONAL_SPEC_FIELDS,
     Owner,
     Shipment,
-    assemble_work,
+    draft_work,
     patch_of,
     pin,
     without_nulls,
@@ -45,9 +45,8 @@ RECIPES = raw_spec(
 
 
 def assembled(spec: Json, *shipments: Shipment, uid: str = "uid-m", cluster: str = "c1") -> Json:
-    return assemble_work(
-        owner=Owner(name=NAME, uid=uid), cluster=cluster, spec=parse_module(spec), shipments=shipments
-    )
+    draft = draft_work(owner=Owner(name=NAME, uid=uid), spec=parse_module(spec), shipments=shipments)
+    return draft.work_for(cluster)
 
 
 def hash_of(work: Json) -> str:

@@ -11,7 +11,7 @@ from command_line import CLAIM, Ended, Json, cluster, module, run, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.dispatcher.assemble import Owner, Shipment, assemble_work, pin
+from services.dispatcher.assemble import Owner, Shipment, draft_work, pin
 from shared.domain.mapping import MappingIndex
 from shared.domain.module import parse_module
 from shared.domain.work import HASH_ANNOTATION
@@ -52,7 +52,7 @@ def test_works_are_the_dispatchers_byte_for_byte(tmp_path: Path) -> None:
     spec = parse_module(given_module["spec"])
     found = MappingIndex(spec).resolve(module_name="m", spoke_namespace="s", kernel="5.1.1")
     shipment = Shipment(resolution=found, image=pin(found.image, DIGEST), tag=found.image)
-    expected = assemble_work(owner=Owner(name="m", uid="u-1"), cluster="c1", spec=spec, shipments=[shipment])
+    expected = draft_work(owner=Owner(name="m", uid="u-1"), spec=spec, shipments=[shipment]).work_for("c1")
     assert json.loads(ended.out) == expected
     assert ended.err == ""
 
